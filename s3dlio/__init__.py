@@ -1,0 +1,113 @@
+"""Object storage for training code.
+
+Three ways in, one engine:
+
+    from s3dlio.compat.s3torchconnector import S3IterableDataset    PyTorch: swap one import
+    s3dlio.get("s3://bucket/key")                                   notebooks and scripts: blocking calls
+    async with s3dlio.open_store("s3://bucket/prefix") as store:    Trio: the engine itself
+
+The layers, each importing only those below it:
+
+    compat, blocking            what users call
+    readahead, session          stores behind the portal; bodies fetched ahead
+    portal, transfer, urls      one Trio thread per process; parallel parts; URIs to stores
+    stores                      S3, memory: requests and answers
+    transport.service           signed, retried, resumed
+    transport, auth             HTTP/1.1 into the caller's memory; signatures, credentials
+    alignment                   page-aligned buffers, checksum kernels
+    config, errors, model       plain values
+"""
+
+from .blocking import delete, exists, get, list, put, stat
+from .config import Config
+from .errors import (
+    AlreadyExistsError,
+    BucketNotFoundError,
+    ConfigError,
+    ConnectionFailedError,
+    ConnectTimeoutError,
+    ErrorContext,
+    IntegrityError,
+    InvalidKeyError,
+    InvalidUriError,
+    NoCredentialsError,
+    NotFoundError,
+    NotModifiedError,
+    ObjectChangedError,
+    PermissionDeniedError,
+    PreconditionFailedError,
+    ProtocolError,
+    RangeError,
+    RequestError,
+    ServerError,
+    StallError,
+    StoreError,
+    ThrottledError,
+    UnsupportedError,
+    UploadNotFoundError,
+    WrongRegionError,
+)
+from .model import (
+    BoundedRange,
+    GetResult,
+    ListPage,
+    ObjectMeta,
+    OffsetRange,
+    Part,
+    PutOptions,
+    PutResult,
+    SuffixRange,
+    Upload,
+)
+from .stores.store import ObjectStore
+from .urls import open_store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExistsError",
+    "BoundedRange",
+    "BucketNotFoundError",
+    "Config",
+    "ConfigError",
+    "ConnectTimeoutError",
+    "ConnectionFailedError",
+    "ErrorContext",
+    "GetResult",
+    "IntegrityError",
+    "InvalidKeyError",
+    "InvalidUriError",
+    "ListPage",
+    "NoCredentialsError",
+    "NotFoundError",
+    "NotModifiedError",
+    "ObjectChangedError",
+    "ObjectMeta",
+    "ObjectStore",
+    "OffsetRange",
+    "Part",
+    "PermissionDeniedError",
+    "PreconditionFailedError",
+    "ProtocolError",
+    "PutOptions",
+    "PutResult",
+    "RangeError",
+    "RequestError",
+    "ServerError",
+    "StallError",
+    "StoreError",
+    "SuffixRange",
+    "ThrottledError",
+    "UnsupportedError",
+    "Upload",
+    "UploadNotFoundError",
+    "WrongRegionError",
+    "__version__",
+    "delete",
+    "exists",
+    "get",
+    "list",
+    "open_store",
+    "put",
+    "stat",
+]

@@ -1,0 +1,102 @@
+"""Every setting: its name, its environment variable, its default, in one place.
+
+A :class:`Config` is frozen, hashable and holds no secret; credentials are found when they are needed, see
+:mod:`s3dlio.auth.credentials`. A field that is not given comes from the first of its environment variables that is set
+and not empty, else from its default. The environment is read when the `Config` is made, so a notebook may change it
+between two stores.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_type_hints
+
+from .errors import ConfigError
+
+KiB = 1 << 10
+MiB = 1 << 20
+GiB = 1 << 30
+
+Addressing = Literal["auto", "path", "virtual"]
+
+
+def _setting(default: Any, *variables: str) -> Any:
+    return field(default=default, metadata={"variables": variables})
+
+
+@dataclass(frozen=True)
+class Config:
+    """How stores of one kind are reached and how hard they are driven. Sizes are bytes, times seconds."""
+
+    region: str | None = _setting(None, "AWS_REGION", "AWS_DEFAULT_REGION")
+    """Region to sign for; else the profile's, else us-east-1. A wrong one is corrected by the server's answer."""
+
+    endpoint: str | None = _setting(None, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    """`http(s)://host[:port]` of an S3-compatible server; else the profile's `endpoint_url`, else AWS."""
+
+    addressing: Addressing = _setting("auto", "S3DLIO_ADDRESSING")
+    """`virtual` puts the bucket into the host name, `path` into the path; `auto` is virtual on AWS, path elsewhere."""
+
+    profile: str | None = None
+    """Take credentials from this profile alone, ahead of keys in the environment."""
+
+    anonymous: bool = False
+    """Send unsigned requests."""
+
+    ca_bundle: str | None = _setting(None, "AWS_CA_BUNDLE", "SSL_CERT_FILE")
+    """File of certificate authorities to trust instead of the system's."""
+
+    verify_tls: bool = True
+    """Check certificates and host names. Switching it off warns."""
+
+    connections: int = _setting(64, "S3DLIO_CONNECTIONS")
+    """Most connections to one endpoint."""
+
+    part_size: int = _setting(8 * MiB, "S3DLIO_PART_SIZE")
+    """Objects above this are read in ranges and written in parts of this size."""
+
+    parts_in_flight: int = _setting(8, "S3DLIO_PARTS_IN_FLIGHT")
+    """Most ranges or parts of large objects under way at once, over all objects of a store."""
+
+    memory_limit: int = _setting(256 * MiB, "S3DLIO_MEMORY_LIMIT")
+    """Most bytes in pooled buffers and in bodies read ahead."""
+
+    max_attempts: int = _setting(3, "AWS_MAX_ATTEMPTS")
+    """Most times one request is sent."""
+
+    connect_timeout: float = _setting(20.0, "S3DLIO_CONNECT_TIMEOUT")
+    """Longest wait for a connection, TLS included."""
+
+    stall_timeout: float = _setting(60.0, "S3DLIO_STALL_TIMEOUT")
+    """Longest wait without a byte moving. There is no limit on the whole."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) == item.default:
+                object.__setattr__(self, item.name, _from_environment(item.name, item.metadata, item.default))
+        _check(self)
+
+
+def _from_environment(name: str, metadata: Any, default: Any) -> Any:
+    variables = metadata.get("variables", ())
+    found = next((variable for variable in variables if os.environ.get(variable)), None)
+    if found is None:
+        return default
+    kind = type(default) if default is not None else str
+    try:
+        return kind(os.environ[found])
+    except ValueError:
+        raise ConfigError(f"{found} must be a number ({name}), not {os.environ[found]!r}") from None
+
+
+_POSITIVE = ("connections", "part_size", "parts_in_flight", "memory_limit", "max_attempts", "connect_timeout")
+
+
+def _check(config: Config) -> None:
+    for name in (*_POSITIVE, "stall_timeout"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} must be above zero, not {getattr(config, name)!r}")
+    choices = get_type_hints(Config)["addressing"].__args__
+    if config.addressing not in choices:
+        raise ConfigError(f"addressing must be one of {', '.join(choices)}, not {config.addressing!r}")

@@ -1,0 +1,141 @@
+"""The values that go in and out of a store. All frozen; sizes and offsets are bytes, ends are exclusive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMeta:
+    """One object as a listing, HEAD or GET describes it. `last_modified` is aware, UTC."""
+
+    key: str
+    size: int
+    etag: str | None = None
+    last_modified: datetime | None = None
+    version: str | None = None
+    storage_class: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+
+    def __getstate__(self) -> dict[str, object]:
+        state = {name: getattr(self, name) for name in self.__slots__}
+        return state | {"metadata": dict(self.metadata)}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedRange:
+    """Bytes `start` (inclusive) to `end` (exclusive)."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"not a range: start {self.start}, end {self.end}")
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetRange:
+    """Bytes from `offset` to the object's end."""
+
+    offset: int
+
+    def __post_init__(self) -> None:
+        if self.offset < 0:
+            raise ValueError(f"not an offset: {self.offset}")
+
+
+@dataclass(frozen=True, slots=True)
+class SuffixRange:
+    """The last `length` bytes, or the whole object where it is shorter."""
+
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.length <= 0:
+            raise ValueError(f"not a suffix length: {self.length}")
+
+
+GetRange = BoundedRange | OffsetRange | SuffixRange
+
+
+def resolve(byte_range: GetRange | None, size: int) -> tuple[int, int]:
+    """A range's first byte and end in an object of `size` bytes."""
+    match byte_range:
+        case None:
+            return 0, size
+        case BoundedRange(start, end):
+            return start, min(end, size)
+        case OffsetRange(offset):
+            return offset, size
+        case SuffixRange(length):
+            return max(0, size - length), size
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    """What a read delivered: bytes `start` to `end` of the version that `meta` describes."""
+
+    meta: ObjectMeta
+    start: int
+    end: int
+
+
+Sink = Callable[[GetResult], memoryview]
+"""Called once per read, when the answer's head is in, with what will follow; returns the writable view, of exactly
+`end - start` bytes, that the body is received into."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutOptions:
+    """How an object is written. `if_none_match` writes only where no object is; `if_match` only over that etag."""
+
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    if_match: str | None = None
+    if_none_match: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """The version a write made."""
+
+    etag: str | None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload in progress: nothing is visible before it is completed."""
+
+    key: str
+    id: str
+    options: PutOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One uploaded part. Numbers begin at 1."""
+
+    number: int
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a listing, in the store's order; `token` asks for the next page, `None` at the end."""
+
+    objects: tuple[ObjectMeta, ...]
+    prefixes: tuple[str, ...] = ()
+    token: str | None = None

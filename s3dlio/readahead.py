@@ -1,0 +1,261 @@
+"""Bodies of a sequence of objects, fetched ahead of the consumer and handed over in batches.
+
+Theory of operation. The consumer's thread decides: it pulls wants from its source, keeps a window of positions that may
+be under way, and posts new ones to the loop in batches. The loop's side, :class:`_Fetcher`, works them off with a few
+tasks and puts outcomes into a dictionary, which the consumer empties without a lock or a call; it waits, on a queue,
+only for a body that is not there yet.
+
+When. Nothing is fetched before bodies are really read: the second read starts the window (in the group form, `eager`,
+the first read starts the whole group). The window doubles when the consumer had to wait and shrinks when it never does,
+and is bounded in objects and in bytes. Bodies nobody came for are dropped when the window has passed them by.
+
+Nothing else changes: the source is pulled in order, its errors and those of each object come out where they would have
+without reading ahead, and a position that was not fetched ahead is fetched when it is asked for.
+
+Ownership: the reading-ahead owns its fetcher, which ends with it. Cancellation: :meth:`ReadAhead.close`, or its
+collection, cancels what is under way. Fork: a child keeps the positions and forgets the fetcher.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import trio
+
+from .model import ObjectMeta
+from .portal import BlockingPortal, portal
+from .session import BlockingStore
+
+MAX_OBJECTS = 64
+_FIRST_OBJECTS = 4
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One object to come. `meta`, from a listing, tells its size."""
+
+    store: BlockingStore
+    key: str
+    meta: ObjectMeta | None = None
+
+    @property
+    def cost(self) -> int:
+        """Bytes to reckon with; a part where the size is unknown."""
+        return self.meta.size if self.meta is not None else self.store.config.part_size
+
+    def read(self) -> bytes:
+        """The body, fetched now."""
+        return self.store.get(self.key, known=self.meta)
+
+
+class _Fetcher:
+    """The loop's side. `done` holds outcomes by position; `wake` gets an item when the one waited for is there."""
+
+    def __init__(self, door: BlockingPortal) -> None:
+        self.done: dict[int, bytes | Exception] = {}
+        self.wake: SimpleQueue[None] = SimpleQueue()
+        self.waiting: int | None = None
+        self._door = door
+        self._queue: deque[tuple[int, Want]] = deque()
+        self._workers = 0
+        self._nursery: trio.Nursery | None = None
+        self._job = door.start_task_soon(self._serve)
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._hire()
+            await trio.sleep_forever()
+
+    def submit(self, wants: list[tuple[int, Want]]) -> None:
+        """From the consumer's thread: fetch these, in this order."""
+        self._door.soon(self._accept, wants)
+
+    def _accept(self, wants: list[tuple[int, Want]]) -> None:
+        self._queue.extend(wants)
+        self._hire()
+
+    def _hire(self) -> None:
+        if self._nursery is None:
+            return
+        while self._workers < min(MAX_OBJECTS, len(self._queue)):
+            self._workers += 1
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                position, want = self._queue.popleft()
+                self._finish(position, await self._fetch(want))
+        finally:
+            self._workers -= 1
+
+    async def _fetch(self, want: Want) -> bytes | Exception:
+        try:
+            return await want.store.opened(self._door).get(want.key, known=want.meta)
+        except Exception as error:
+            return error
+
+    def _finish(self, position: int, outcome: bytes | Exception) -> None:
+        self.done[position] = outcome
+        if self.waiting == position:
+            self.waiting = None
+            self.wake.put(None)
+
+    def take(self, position: int) -> bytes | Exception:
+        """From the consumer's thread: the outcome of a submitted position, when it is there."""
+        while True:
+            self.waiting = position
+            outcome = self.done.pop(position, None)
+            if outcome is not None:
+                self.waiting = None
+                return outcome
+            self.wake.get()
+
+    def close(self) -> None:
+        self._job.cancel()
+
+
+class ReadAhead:
+    """Wants in order, and their bodies. See the module's text; `eager` is the form for one batch.
+
+    One thread iterates; bodies may be asked for by any thread.
+    """
+
+    def __init__(self, wants: Iterable[Want], *, eager: bool = False) -> None:
+        self._source = iter(wants)
+        self._eager = eager
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._fetcher: _Fetcher | None = None
+        self._wants: dict[int, Want] = {}
+        self._costs: dict[int, int] = {}
+        self._held = 0
+        self._pulled = 0
+        self._yielded = 0
+        self._asked = 0
+        self._reads = 0
+        self._window = MAX_OBJECTS if eager else _FIRST_OBJECTS
+        self._in_time = 0
+        self._end: BaseException | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Want]]:
+        return self
+
+    def __next__(self) -> tuple[int, Want]:
+        with self._lock:
+            if self._yielded == self._pulled and not self._pull():
+                assert self._end is not None
+                raise self._end
+            position = self._yielded
+            self._yielded += 1
+            self._forget(position - _REMEMBERED)
+            return position, self._wants[position]
+
+    def _pull(self) -> bool:
+        """Take one more want from the source, or its end, which is kept till the consumer gets there."""
+        if self._end is not None:
+            return False
+        try:
+            self._wants[self._pulled] = next(self._source)
+        except BaseException as error:
+            self._end = error
+            return False
+        self._pulled += 1
+        return True
+
+    def body(self, position: int, want: Want | None = None) -> bytes:
+        """The body of a position that was yielded. Errors: that object's own `StoreError`.
+
+        `want` names the object for a position that may be long past.
+        """
+        if self._pid != os.getpid():
+            return (want or self._wants[position]).read()
+        with self._lock:
+            wanted = self._wants.pop(position, want)
+            if wanted is None:
+                raise KeyError(position)
+            self._reads += 1
+            if position not in self._costs:
+                if self._reads < 2 and not self._eager:
+                    return wanted.read()
+                self._wants[position] = wanted
+                self._ask_from(position)
+                self._wants.pop(position)
+            return self._take(position, wanted)
+
+    def _take(self, position: int, want: Want) -> bytes:
+        if position not in self._costs or self._fetcher is None:
+            return want.read()
+        waits = position not in self._fetcher.done
+        self._adapt(waits=waits)
+        if waits or len(self._costs) <= self._window // 2:
+            self._ask_from(position + 1)
+        outcome = self._fetcher.take(position)
+        self._release(position)
+        if isinstance(outcome, bytes):
+            return outcome
+        raise outcome
+
+    def _adapt(self, *, waits: bool) -> None:
+        """A consumer that waits wants more under way; one that never does, less."""
+        if waits:
+            self._window, self._in_time = min(self._window * 2, MAX_OBJECTS), 0
+            return
+        self._in_time += 1
+        if self._in_time > 4 * MAX_OBJECTS and not self._eager:
+            self._window, self._in_time = max(self._window - self._window // 4, _FIRST_OBJECTS), 0
+
+    def _ask_from(self, position: int) -> None:
+        """Put the next positions under way, as far as the window reaches."""
+        self._drop_passed(position)
+        batch: list[tuple[int, Want]] = []
+        self._asked = max(self._asked, position)
+        while len(self._costs) < self._window and (self._asked < self._pulled or self._pull()):
+            want = self._wants.get(self._asked)
+            if want is not None:
+                if self._held + want.cost > want.store.config.memory_limit // 2:
+                    break
+                self._costs[self._asked] = want.cost
+                self._held += want.cost
+                batch.append((self._asked, want))
+            self._asked += 1
+        if batch:
+            self._working_fetcher().submit(batch)
+
+    def _drop_passed(self, position: int) -> None:
+        """Forget bodies that the consumer has left behind by more than a window."""
+        for passed in [old for old in self._costs if old < position - 2 * MAX_OBJECTS]:
+            self._release(passed)
+            if self._fetcher is not None:
+                self._fetcher.done.pop(passed, None)
+
+    def _release(self, position: int) -> None:
+        self._held -= self._costs.pop(position)
+
+    def _forget(self, position: int) -> None:
+        if position >= 0:
+            self._wants.pop(position, None)
+
+    def _working_fetcher(self) -> _Fetcher:
+        if self._fetcher is None:
+            self._fetcher = _Fetcher(portal())
+            weakref.finalize(self, self._fetcher.close)
+        return self._fetcher
+
+    def close(self) -> None:
+        """Cancel what is under way and forget what was fetched."""
+        if self._fetcher is not None:
+            self._fetcher.close()
+            self._fetcher = None
+            self._costs.clear()
+            self._held = 0
+
+    def __repr__(self) -> str:
+        return f"<ReadAhead at {self._yielded}, {len(self._costs)} ahead, window {self._window}, {self._held} bytes>"

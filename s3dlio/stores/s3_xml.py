@@ -1,0 +1,120 @@
+"""S3's XML, both ways. Source: the "Amazon S3 API Reference", one page per operation.
+
+Answers are parsed by expat with document types refused, so that nothing can be expanded or fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+from ..errors import ErrorContext, ProtocolError, StoreError, error_class
+from ..model import ListPage, ObjectMeta, Part
+
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+
+
+def parse(body: bytes) -> Element:
+    """The root element. Errors: `ProtocolError` where the body is not XML, or has a document type."""
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse
+    try:
+        parser.Parse(body, True)
+        return builder.close()
+    except (expat.ExpatError, AssertionError) as error:
+        raise ProtocolError(f"the answer is not the XML it should be: {error}") from None
+
+
+def _refuse(*declared: object) -> None:
+    raise ProtocolError("the answer's XML has a document type, which S3 never sends")
+
+
+def text_of(element: Element, name: str) -> str | None:
+    """The text of a child; `None` where there is no such child, or nothing in it."""
+    return element.findtext(name) or None
+
+
+def can_hold(key: str) -> bool:
+    """Whether XML 1.0 can spell this key."""
+    return _NOT_XML.search(key) is None
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ISO 8601 time as S3 writes it, aware, UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_list_page(body: bytes) -> ListPage:
+    """ListObjectsV2's answer. Errors: `ProtocolError`, also where more is promised and no token given."""
+    root = parse(body)
+    if root.tag != "ListBucketResult":
+        raise ProtocolError(f"asked for a listing, the answer is a {root.tag!r}")
+    encoded = text_of(root, "EncodingType") == "url"
+    objects = tuple(_object(item, encoded=encoded) for item in root.iterfind("Contents"))
+    prefixes = tuple(_name(item, "Prefix", encoded=encoded) for item in root.iterfind("CommonPrefixes"))
+    truncated = root.findtext("IsTruncated") == "true"
+    token = text_of(root, "NextContinuationToken") if truncated else None
+    if truncated and token is None:
+        raise ProtocolError("the listing goes on, but its page has no continuation token")
+    return ListPage(objects, prefixes, token)
+
+
+def _object(item: Element, *, encoded: bool) -> ObjectMeta:
+    size = item.findtext("Size") or ""
+    if not size.isdigit():
+        raise ProtocolError(f"a listed object has the size {size!r}")
+    return ObjectMeta(
+        key=_name(item, "Key", encoded=encoded),
+        size=int(size),
+        etag=text_of(item, "ETag"),
+        last_modified=parse_time(text_of(item, "LastModified")),
+        storage_class=text_of(item, "StorageClass"),
+    )
+
+
+def _name(item: Element, tag: str, *, encoded: bool) -> str:
+    text = item.findtext(tag)
+    if not text:
+        raise ProtocolError(f"a listing has an entry without {tag}")
+    return unquote_plus(text) if encoded else text
+
+
+def delete_body(keys: Sequence[str]) -> bytes:
+    """DeleteObjects' request, quiet: only failures are answered."""
+    objects = "".join(f"<Object><Key>{escape(key, _REFERENCES)}</Key></Object>" for key in keys)
+    return f'<Delete xmlns="{_NAMESPACE}"><Quiet>true</Quiet>{objects}</Delete>'.encode()
+
+
+def delete_failures(body: bytes) -> Iterable[StoreError]:
+    """The objects that DeleteObjects' answer says could not be removed."""
+    for item in parse(body).iterfind("Error"):
+        code = text_of(item, "Code")
+        context = ErrorContext(operation="DELETE", key=text_of(item, "Key"), status=200, code=code)
+        kind = error_class(500 if code == "InternalError" else 400, code)
+        yield kind(text_of(item, "Message") or "the object could not be removed", context)
+
+
+def complete_body(parts: Sequence[Part]) -> bytes:
+    """CompleteMultipartUpload's request."""
+    listed = "".join(
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>" for part in parts
+    )
+    return f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()

@@ -1,0 +1,208 @@
+"""The one interface of every store: eleven primitives a backend writes, and the verbs that follow from them.
+
+A primitive is one request (or one short exchange) and moves bytes straight between the wire and the caller's memory.
+Splitting large objects into parallel parts is :mod:`s3dlio.transfer`'s work, on top of these same primitives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from ..alignment.buffers import fresh_bytes
+from ..errors import ErrorContext, IntegrityError, InvalidKeyError, NotFoundError
+from ..model import (
+    BoundedRange,
+    GetRange,
+    GetResult,
+    ListPage,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Sink,
+    Upload,
+)
+
+DEFAULT_PUT = PutOptions()
+_MAX_KEY = 1024
+
+
+class ObjectStore(ABC):
+    """A bucket (or container, or directory) of objects. All methods are for use inside a Trio run.
+
+    Errors: every method raises a :class:`s3dlio.errors.StoreError`; an absent object is a `NotFoundError`
+    (a `FileNotFoundError`), a refused one a `PermissionDeniedError` (a `PermissionError`).
+    """
+
+    @property
+    @abstractmethod
+    def uri(self) -> str:
+        """The root all keys are relative to, such as `s3://bucket`."""
+
+    @abstractmethod
+    async def fetch(
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        byte_range: GetRange | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> GetResult:
+        """Read an object, or a range of it, into the view that `sink` gives.
+
+        `if_match` and `if_none_match` are etags. A range that begins past the end is a `RangeError`.
+        With `if_match`, a replaced object is an `ObjectChangedError`, also in mid-body.
+        """
+
+    @abstractmethod
+    async def head(self, key: str) -> ObjectMeta:
+        """The object's metadata."""
+
+    @abstractmethod
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write an object in one request, replacing any old one. `data` is contiguous and must not change meanwhile."""
+
+    @abstractmethod
+    async def list_page(
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        start_after: str = "",
+        token: str | None = None,
+        limit: int = 1000,
+    ) -> ListPage:
+        """One page of at most `limit` keys that start with `prefix`; `token` continues a listing."""
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
+        """Remove an object. Removing an absent one succeeds."""
+
+    @abstractmethod
+    async def copy(self, source: str, target: str) -> PutResult:
+        """Copy an object inside the store, on the server."""
+
+    @abstractmethod
+    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+        """Begin a multipart upload."""
+
+    @abstractmethod
+    async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
+        """Send part `number` (from 1), again to replace it."""
+
+    @abstractmethod
+    async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
+        """Make the object out of `parts`, in the order given."""
+
+    @abstractmethod
+    async def abort_upload(self, upload: Upload) -> None:
+        """Drop an upload and its parts. Dropping an absent one succeeds."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections. The store cannot be used afterwards."""
+
+    async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+        """The whole object. `known`, from a listing, lets a store plan ahead; a stale one does no harm."""
+        sink = BytesSink()
+        await self.fetch(key, sink, if_match=if_match)
+        return sink.data
+
+    async def get_range(self, key: str, byte_range: GetRange, *, if_match: str | None = None) -> bytes:
+        """A range of the object; shorter than asked where the object ends."""
+        sink = BytesSink()
+        await self.fetch(key, sink, byte_range=byte_range, if_match=if_match)
+        return sink.data
+
+    async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
+        """Fill `view` (writable, contiguous) with the `len(view)` bytes from `start`.
+
+        Errors: `IntegrityError` where the object ends before the view is full.
+        """
+        flat = view.cast("B")
+        if not len(flat):
+            return GetResult(await self.head(key), start, start)
+        byte_range = BoundedRange(start, start + len(flat))
+        return await self.fetch(key, exactly(flat), byte_range=byte_range, if_match=if_match)
+
+    async def exists(self, key: str) -> bool:
+        """Whether the object is there. Errors other than its absence raise."""
+        try:
+            await self.head(key)
+        except NotFoundError:
+            return False
+        return True
+
+    async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncIterator[ListPage]:
+        """All pages of a listing, each asked for when it is wanted."""
+        token: str | None = None
+        while True:
+            page = await self.list_page(prefix, delimiter=delimiter, start_after=start_after, token=token)
+            yield page
+            token = page.token
+            if token is None:
+                return
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many objects. All are tried; the first failure is raised at the end."""
+        failure: Exception | None = None
+        for key in keys:
+            try:
+                await self.delete(key)
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.uri}>"
+
+
+def check_key(key: str) -> str:
+    """A key any store can hold. Errors: `InvalidKeyError`."""
+    if not key:
+        raise InvalidKeyError("the key is empty")
+    if len(key) > _MAX_KEY // 4 and len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY:
+        raise InvalidKeyError(f"the key is longer than {_MAX_KEY} bytes", ErrorContext(key=key))
+    return key
+
+
+class BytesSink:
+    """A sink that receives into one fresh `bytes`, without a second copy."""
+
+    __slots__ = ("data",)
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def __call__(self, coming: GetResult) -> memoryview:
+        self.data, view = fresh_bytes(coming.end - coming.start)
+        return view
+
+
+def exactly(view: memoryview) -> Sink:
+    """A sink for a view that must be filled to its last byte."""
+
+    def sink(coming: GetResult) -> memoryview:
+        if coming.end - coming.start != len(view):
+            context = ErrorContext(operation="GET", key=coming.meta.key)
+            raise IntegrityError(
+                f"asked for {len(view)} bytes from {coming.start}, "
+                f"but the object of {coming.meta.size} bytes has only {coming.end - coming.start} there",
+                context,
+            )
+        return view
+
+    return sink

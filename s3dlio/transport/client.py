@@ -1,0 +1,267 @@
+"""One connection, one exchange at a time: a request out, its answer in.
+
+Theory of operation. The head of the answer is received into a small buffer of the connection's own, together with
+whatever begins the body; a landing (see :class:`Landing`) then says where the body goes, the few bytes that came with
+the head are copied there, and the rest is received in place.
+
+An answer may come early: a server that refuses an upload says so and stops reading. So a long body is sent while a
+second task watches for the answer, and a send that breaks is not an error before the answer has been looked for.
+`Expect: 100-continue` (RFC 9110 section 10.1.1) avoids sending the body at all where the server plays along.
+
+Cancellation: an exchange that does not return leaves the connection unusable, and `reusable` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from ..errors import ProtocolError
+from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, parse_head
+from .stream import Stream
+
+EXPECT_FROM = 1 << 20
+_EXPECT_WAIT = 1.0
+_WATCH_FROM = 256 << 10
+_FIRST_READ = 16 << 10
+_MAX_INFORMATIONAL = 16
+MAX_BUFFERED = 64 << 20
+"""Most bytes of a body that has no landing: an error, a listing."""
+
+
+class Landing(Protocol):
+    """Where the body of a successful answer goes."""
+
+    filled: int
+    """How many bytes have landed since :meth:`place`."""
+
+    def place(self, head: Head, length: int) -> memoryview | None:
+        """The view for a body of `length` bytes; `None` for an answer that is not the object, which is buffered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer. `body` is empty where it went to a landing."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """A kept-alive connection."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._buffer = bytearray(_FIRST_READ)
+        self._start = 0
+        self._end = 0
+        self.uses = 0
+        self.answered = False
+        self.reusable = False
+        self.ignores_expect = False
+
+    @property
+    def stale(self) -> bool:
+        return self._stream.stale
+
+    def close(self) -> None:
+        self._stream.close()
+
+    async def exchange(
+        self, method: str, head: bytes, body: Sequence[memoryview] = (), *, landing: Landing | None, expect: bool = False
+    ) -> Answer:
+        """Send a request and receive its answer.
+
+        With `expect` the head asks for a 100 before the body is sent. Errors: `OSError` (`TimeoutError` for a stall)
+        and `ProtocolError`; then `answered` says whether the server had begun to answer, and `landing.filled` how much
+        of the body is there.
+        """
+        self.uses += 1
+        self.answered = self.reusable = self.ignores_expect = False
+        with self._stream.progress_required():
+            return await self._exchange(method, head, body, landing, expect)
+
+    async def _exchange(
+        self, method: str, head: bytes, body: Sequence[memoryview], landing: Landing | None, expect: bool
+    ) -> Answer:
+        early, sent, broken = None, True, None
+        try:
+            if expect:
+                await self._stream.send_all(head)
+                early = await self._await_continue()
+                sent = early is None and await self._send_body(body)
+            else:
+                sent = await self._send(head, body)
+        except OSError as error:
+            sent, broken = False, error
+        try:
+            answer_head = early or await self._final_head()
+        except (OSError, ProtocolError):
+            if broken is not None:
+                raise broken from None
+            raise
+        framing = body_framing(method, answer_head)
+        content = await self._receive_body(answer_head, framing, landing)
+        self.reusable = sent and answer_head.keep_alive and framing.kind != "close" and self._start == self._end
+        return Answer(answer_head.status, answer_head.headers, content)
+
+    async def _send(self, head: bytes, body: Sequence[memoryview]) -> bool:
+        if not body:
+            await self._stream.send_all(head)
+            return True
+        if sum(map(len, body)) < _FIRST_READ:
+            await self._stream.send_all(b"".join((head, *body)))
+            return True
+        await self._stream.send_all(head)
+        return await self._send_body(body)
+
+    async def _send_body(self, body: Sequence[memoryview]) -> bool:
+        """Send the body; `False` when an answer came before its end."""
+        if self._stream.tls or sum(map(len, body)) < _WATCH_FROM:
+            await self._stream.send_all(*body)
+            return True
+        sent, broken = False, None
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await self._stream.wait_answer()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            try:
+                await self._stream.send_all(*body)
+                sent = True
+            except OSError as error:
+                broken = error
+            nursery.cancel_scope.cancel()
+        if broken is not None:
+            raise broken
+        return sent
+
+    async def _await_continue(self) -> Head | None:
+        """The final head, when it came instead of a 100 (or of silence for a second)."""
+        with trio.move_on_after(_EXPECT_WAIT) as waiting:
+            head = await self._head()
+            return None if head.status == 100 else head
+        self.ignores_expect = waiting.cancelled_caught
+        return None
+
+    async def _final_head(self) -> Head:
+        for _ in range(_MAX_INFORMATIONAL):
+            head = await self._head()
+            if head.status >= 200:
+                return head
+        raise ProtocolError("the server sent nothing but informational answers")
+
+    async def _head(self) -> Head:
+        self._rewind()
+        buffer, searched = self._buffer, 0
+        while (end := buffer.find(HEAD_END, max(self._start, searched - 3), self._end)) < 0:
+            searched = self._end
+            await self._receive_more()
+        end += len(HEAD_END)
+        head = parse_head(bytes(buffer[self._start : end]))
+        self._start = end
+        return head
+
+    async def _receive_more(self) -> None:
+        if not await self._receive_some():
+            raise ConnectionResetError("the server closed the connection before its answer was complete")
+
+    async def _receive_some(self) -> int:
+        self._make_room()
+        count = await self._stream.receive_into(memoryview(self._buffer)[self._end :])
+        self._end += count
+        self.answered = self.answered or count > 0
+        return count
+
+    def _rewind(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+
+    def _make_room(self) -> None:
+        if self._end < len(self._buffer):
+            return
+        if len(self._buffer) >= MAX_HEAD:
+            raise ProtocolError(f"the head of the answer is longer than {MAX_HEAD} bytes")
+        self._buffer.extend(bytes(len(self._buffer)))
+
+    async def _receive_body(self, head: Head, framing: Framing, landing: Landing | None) -> bytes:
+        if framing.kind != "length":
+            return await self._receive_unsized(head, framing, landing)
+        view = landing.place(head, framing.length) if landing is not None else None
+        if landing is not None and view is not None:
+            await self._fill(view, landing)
+            return b""
+        if framing.length > MAX_BUFFERED:
+            raise ProtocolError(f"an answer of {framing.length} bytes where at most {MAX_BUFFERED} make sense")
+        content = bytearray(framing.length)
+        await self._fill(memoryview(content), _Count())
+        return bytes(content)
+
+    async def _fill(self, view: memoryview, landing: Landing | _Count) -> None:
+        size, received = len(view), min(len(view), self._end - self._start)
+        view[:received] = memoryview(self._buffer)[self._start : self._start + received]
+        self._start += received
+        landing.filled = received
+        stream = self._stream
+        try:
+            while received < size:
+                stream.expect(size - received)
+                count = await stream.receive_into(view[received:])
+                if not count:
+                    raise ConnectionResetError(f"the connection ended {size - received} bytes before the body did")
+                received += count
+                landing.filled = received
+        finally:
+            stream.expect(1)
+
+    async def _receive_unsized(self, head: Head, framing: Framing, landing: Landing | None) -> bytes:
+        """A chunked body, or one that ends with the connection: collected, then placed."""
+        content = await (self._chunks() if framing.kind == "chunked" else self._until_closed())
+        view = landing.place(head, len(content)) if landing is not None else None
+        if landing is None or view is None:
+            return bytes(content)
+        view[:] = content
+        landing.filled = len(content)
+        return b""
+
+    async def _chunks(self) -> bytearray:
+        content, decoder = bytearray(), ChunkedDecoder()
+        while not decoder.done:
+            if self._start == self._end:
+                self._rewind()
+                await self._receive_more()
+            for piece in decoder.feed(self._take_received()):
+                _append(content, piece)
+        self._start = self._end - len(decoder.excess)
+        return content
+
+    async def _until_closed(self) -> bytearray:
+        content = bytearray(self._take_received())
+        self._rewind()
+        while await self._receive_some():
+            _append(content, self._take_received())
+            self._rewind()
+        return content
+
+    def _take_received(self) -> bytes:
+        piece = bytes(memoryview(self._buffer)[self._start : self._end])
+        self._start = self._end
+        return piece
+
+
+class _Count:
+    """A landing for bodies that are only counted."""
+
+    filled = 0
+
+
+def _append(content: bytearray, piece: bytes) -> None:
+    content += piece
+    if len(content) > MAX_BUFFERED:
+        raise ProtocolError(f"an answer without a length is longer than {MAX_BUFFERED} bytes")

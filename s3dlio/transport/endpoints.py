@@ -1,0 +1,56 @@
+"""Where requests go: a host, a port, TLS or not, and what the `Host` header says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server as clients name it. `prefix` is a path that all requests start with, without a trailing slash."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """The `Host` header's value: brackets around IPv6, the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """The name to connect to. Names under `localhost` mean this host (RFC 6761 section 6.3)."""
+        return "localhost" if self.host.endswith(".localhost") else self.host
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.prefix}"
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """An endpoint from `http(s)://host[:port][/prefix]`. Errors: `ConfigError`."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"not an endpoint URL: {error}") from None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ConfigError("an endpoint must be http://host[:port] or https://host[:port]" + _shown(parts.netloc, url))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError("an endpoint URL must not hold a user, password, query or fragment")
+    return Endpoint(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
+
+
+def _shown(netloc: str, url: str) -> str:
+    return "" if "@" in netloc or "@" in url else f", not {url!r}"

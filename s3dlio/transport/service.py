@@ -1,0 +1,266 @@
+"""Requests to one endpoint: signed, retried, resumed, and failed with an error that says everything.
+
+Theory of operation. :meth:`Service.send` is a loop of attempts. Each attempt signs the request anew, leases a
+connection, and ends in an answer or in a :class:`Failure`; :mod:`.retry` decides whether and when the next one follows.
+A GET carries a :class:`.download.Download`, which knows what has landed: the next attempt asks for the rest of the same
+version only, and an attempt that brought bytes starts the count anew, since the transfer moves.
+
+Not charged to the caller: a kept-alive connection that turns out to be closed before the answer began (the request goes
+out once more, on a new connection), and a signature that can be mended (:meth:`Signer.recover`: expired token, clock).
+
+Ownership: the service owns its pool. Cancellation: at any await; the connection in use is closed, and nothing else is
+held.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from ..auth.signer import Signer
+from ..auth.sigv4 import EMPTY_SHA256
+from ..errors import (
+    ConnectionFailedError,
+    ErrorContext,
+    ObjectChangedError,
+    ProtocolError,
+    StallError,
+    StoreError,
+    WrongRegionError,
+    error_class,
+)
+from .client import EXPECT_FROM, Answer
+from .download import Download
+from .endpoints import Endpoint
+from .http1 import request_head
+from .pool import ConnectionPool
+from .retry import Failure, RetryPolicy, RetryQuota, failure_of
+
+_log = logging.getLogger("s3dlio.transport")
+_EMPTY: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask. `path` and `query` are quoted, header names lower case, `payload_hash` what SigV4 signs."""
+
+    operation: str
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    body: Sequence[memoryview] = ()
+    payload_hash: str = EMPTY_SHA256
+    bucket: str | None = None
+    key: str | None = None
+    idempotent: bool = True
+    fault_in_success: bool = False
+    """The service may answer 200 and report a failure in the body (S3: CompleteMultipartUpload, CopyObject)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error answer, read."""
+
+    code: str | None = None
+    message: str | None = None
+    request_id: str | None = None
+    region: str | None = None
+
+
+ReadFault = Callable[[int, Mapping[str, str], bytes], Fault | None]
+"""Reads an error answer in the service's own format; `None` for a 2xx whose body reports no failure."""
+
+
+class _Failed(Exception):
+    """One attempt's end, when it was no answer that can be returned."""
+
+    def __init__(
+        self, failure: Failure, error: StoreError, *, cause: BaseException | None = None, server_asks: float | None = None
+    ) -> None:
+        self.failure = failure
+        self.error = error
+        self.server_asks = server_asks
+        error.__cause__ = cause
+
+
+class Service:
+    """An endpoint of one kind of store. Belongs to one Trio run."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        pool: ConnectionPool,
+        signer: Signer,
+        read_fault: ReadFault,
+        policy: RetryPolicy,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.endpoint = endpoint
+        self.pool = pool
+        self.signer = signer
+        self.policy = policy
+        self.quota = RetryQuota()
+        self._read_fault = read_fault
+        self._jitter = jitter
+        self._use_expect = True
+
+    async def send(self, request: Request, download: Download | None = None) -> Answer:
+        """The answer to `request`: a 2xx one. Errors: a `StoreError`, after the attempts the policy allows."""
+        attempt = sent = 1
+        spent = 0
+        while True:
+            try:
+                answer = await self._attempt(request, download, sent)
+            except _Failed as failed:
+                if download is not None and download.broke_off():
+                    attempt = 1
+                delay = self._next_delay(request, failed, attempt)
+                if delay is None:
+                    raise failed.error from failed.error.__cause__
+                spent += self.policy.price(failed.failure)
+                _log.debug("%s %s: %s, again in %.3f s", request.method, request.path, failed.failure.value, delay)
+                await trio.sleep(delay)
+                attempt, sent = attempt + 1, sent + 1
+            else:
+                self.quota.give_back(spent or 1)
+                return answer
+
+    def _next_delay(self, request: Request, failed: _Failed, attempt: int) -> float | None:
+        failure = failed.failure
+        if not self.policy.may_retry(failure, attempt, idempotent=request.idempotent):
+            return None
+        if not self.quota.take(self.policy.price(failure)):
+            failed.error.add_note("not retried: the retry quota of this endpoint is used up")
+            return None
+        return self.policy.delay(failure, attempt, self._jitter(), failed.server_asks)
+
+    async def _attempt(self, request: Request, download: Download | None, sent: int) -> Answer:
+        mended = False
+        while True:
+            try:
+                answer = await self._exchange(request, download)
+            except (OSError, StoreError) as error:
+                raise self._broken(request, error, sent) from None
+            fault = self._fault_of(request, answer)
+            if fault is None:
+                return answer
+            if mended or not await self.signer.recover(fault.code, answer.status, answer.headers):
+                raise self._refused(request, answer, fault, download, sent)
+            mended = True
+
+    async def _exchange(self, request: Request, download: Download | None) -> Answer:
+        """One request on the wire, or two when a kept-alive connection was closed under the first."""
+        headers = {"host": self.endpoint.authority, **request.headers}
+        if download is not None:
+            headers |= download.condition()
+        await self.signer.sign(request.method, request.path, request.query, headers, request.payload_hash)
+        expect = self._complete_headers(request, headers)
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        head = request_head(request.method, target, headers)
+        try:
+            return await self._on_connection(request, head, download, expect=expect)
+        except _StaleConnectionError:
+            return await self._on_connection(request, head, download, expect=expect, fresh=True)
+
+    def _complete_headers(self, request: Request, headers: dict[str, str]) -> bool:
+        """Add what is not signed; whether to wait for a 100."""
+        size = sum(map(len, request.body))
+        if size or request.method in ("PUT", "POST"):
+            headers["content-length"] = str(size)
+        expect = size >= EXPECT_FROM and self._use_expect
+        if expect:
+            headers["expect"] = "100-continue"
+        headers["accept-encoding"] = "identity"
+        headers["user-agent"] = "s3dlio"
+        return expect
+
+    async def _on_connection(
+        self, request: Request, head: bytes, download: Download | None, *, expect: bool, fresh: bool = False
+    ) -> Answer:
+        connection = await self.pool.acquire(fresh=fresh)
+        reusable, reused = False, connection.uses > 0
+        try:
+            answer = await connection.exchange(request.method, head, request.body, landing=download, expect=expect)
+            reusable = connection.reusable
+            self._use_expect = self._use_expect and not connection.ignores_expect
+            return answer
+        except TimeoutError:
+            raise
+        except OSError as error:
+            if reused and not connection.answered and request.idempotent:
+                raise _StaleConnectionError from error
+            raise
+        finally:
+            self.pool.release(connection, reusable=reusable)
+
+    def _fault_of(self, request: Request, answer: Answer) -> Fault | None:
+        if 200 <= answer.status < 300 and not request.fault_in_success:
+            return None
+        return self._read_fault(answer.status, answer.headers, answer.body)
+
+    def _context(self, request: Request, sent: int, status: int | None = None, fault: Fault | None = None) -> ErrorContext:
+        return ErrorContext(
+            operation=request.operation,
+            bucket=request.bucket,
+            key=request.key,
+            endpoint=str(self.endpoint),
+            status=status,
+            code=fault.code if fault else None,
+            request_id=fault.request_id if fault else None,
+            attempts=sent,
+        )
+
+    def _broken(self, request: Request, error: Exception, sent: int) -> _Failed:
+        """The attempt ended without a usable answer."""
+        context = self._context(request, sent)
+        if isinstance(error, StoreError) and not isinstance(error, ProtocolError | ConnectionFailedError):
+            return _Failed(Failure.FINAL, type(error)(error.message, context), cause=error.__cause__)
+        if isinstance(error, ProtocolError):
+            return _Failed(Failure.BROKEN, ProtocolError(error.message, context))
+        if isinstance(error, ConnectionFailedError):
+            kind = Failure.FINAL if isinstance(error.__cause__, ssl.SSLCertVerificationError) else Failure.NOT_SENT
+            return _Failed(kind, type(error)(error.message, context), cause=error.__cause__)
+        if isinstance(error, TimeoutError):
+            return _Failed(Failure.STALLED, StallError(str(error), context), cause=error)
+        return _Failed(Failure.BROKEN, ConnectionFailedError(f"the connection broke: {error}", context), cause=error)
+
+    def _refused(
+        self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int
+    ) -> _Failed:
+        """The server answered with an error."""
+        context = self._context(request, sent, answer.status, fault)
+        message = fault.message or f"the server answered {answer.status}"
+        if fault.region is not None and answer.status in (301, 302, 307, 400, 403):
+            return _Failed(Failure.FINAL, WrongRegionError(message, context, fault.region))
+        if answer.status == 412 and download is not None and download.pinned:
+            message = "the object was replaced since its etag was learned"
+            return _Failed(Failure.FINAL, ObjectChangedError(message, context))
+        failure = failure_of(answer.status, fault.code)
+        error = error_class(answer.status, fault.code)(message, context)
+        return _Failed(failure, error, server_asks=_server_asks(answer.headers))
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def __repr__(self) -> str:
+        return f"<Service {self.endpoint} {self.pool!r} {self.quota!r}>"
+
+
+class _StaleConnectionError(Exception):
+    """A kept-alive connection was closed by the server before it answered."""
+
+
+def _server_asks(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `x-amz-retry-after` (milliseconds) or `Retry-After` (seconds; dates are ignored)."""
+    for name, unit in (("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        if value.isdigit() and len(value) < 10:
+            return int(value) * unit
+    return None
