@@ -9,7 +9,8 @@ between two stores.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from .errors import ConfigError
@@ -22,7 +23,9 @@ Addressing = Literal["auto", "path", "virtual"]
 
 
 def _setting(default: Any, *variables: str) -> Any:
-    return field(default=default, metadata={"variables": variables})
+    """A field whose default is read from the environment; `metadata` tells the variables and the built-in default."""
+    metadata = {"variables": variables, "default": default}
+    return field(default_factory=lambda: _from_environment(variables, default), metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,10 @@ class Config:
     """Longest wait without a byte moving. There is no limit on the whole."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if getattr(self, item.name) == item.default:
-                object.__setattr__(self, item.name, _from_environment(item.name, item.metadata, item.default))
         _check(self)
 
 
-def _from_environment(name: str, metadata: Any, default: Any) -> Any:
-    variables = metadata.get("variables", ())
+def _from_environment(variables: Sequence[str], default: Any) -> Any:
     found = next((variable for variable in variables if os.environ.get(variable)), None)
     if found is None:
         return default
@@ -87,7 +86,7 @@ def _from_environment(name: str, metadata: Any, default: Any) -> Any:
     try:
         return kind(os.environ[found])
     except ValueError:
-        raise ConfigError(f"{found} must be a number ({name}), not {os.environ[found]!r}") from None
+        raise ConfigError(f"{found} must be a number, not {os.environ[found]!r}") from None
 
 
 _POSITIVE = ("connections", "part_size", "parts_in_flight", "memory_limit", "max_attempts", "connect_timeout")
@@ -95,8 +94,9 @@ _POSITIVE = ("connections", "part_size", "parts_in_flight", "memory_limit", "max
 
 def _check(config: Config) -> None:
     for name in (*_POSITIVE, "stall_timeout"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} must be above zero, not {getattr(config, name)!r}")
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(f"{name} must be a number above zero, not {value!r}")
     choices = get_type_hints(Config)["addressing"].__args__
     if config.addressing not in choices:
         raise ConfigError(f"addressing must be one of {', '.join(choices)}, not {config.addressing!r}")

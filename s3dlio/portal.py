@@ -68,7 +68,7 @@ class Job(Generic[T]):
             self._done.release()
 
     def result(self) -> T:
-        """Wait, and give what the coroutine returned. Errors: what it raised; `CancelledError`."""
+        """Wait, and give what the coroutine returned, once. Errors: what it raised; `CancelledError`."""
         try:
             self._done.acquire()
         except BaseException:
@@ -76,12 +76,13 @@ class Job(Generic[T]):
             self._done.acquire(timeout=_LET_GO)
             raise
         self._done.release()
-        if self._error is not None:
+        value, error, self._value, self._error = self._value, self._error, None, None
+        if error is not None:
             try:
-                raise self._error
+                raise error
             finally:
-                self._error = None
-        return cast("T", self._value)
+                del error
+        return cast("T", value)
 
     def cancel(self) -> None:
         """Cancel the coroutine. Any thread may call this, also a finaliser, and also when it is long over."""
@@ -145,7 +146,9 @@ class BlockingPortal:
         Errors: what it raises; `RuntimeError` on the loop's own thread, where waiting would never end.
         """
         if threading.current_thread() is self._thread:
-            raise RuntimeError("a blocking call on the portal's own thread would wait for itself; use the async methods")
+            raise RuntimeError(
+                "a blocking call on the portal's own thread would wait for itself; use the async methods"
+            )
         return self.start_task_soon(function, *arguments).result()
 
     def enter(self, context: AbstractAsyncContextManager[T]) -> HeldContext[T]:

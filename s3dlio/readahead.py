@@ -164,6 +164,9 @@ class ReadAhead:
             return False
         try:
             self._wants[self._pulled] = next(self._source)
+        except StopIteration:
+            self._end = StopIteration()  # not the one caught: its traceback would keep this read's frames, and bodies
+            return False
         except BaseException as error:
             self._end = error
             return False

@@ -50,9 +50,7 @@ class BlockingStore:
 
         return door.call(work)
 
-    def read_range(
-        self, key: str, start: int, end: int, *, if_match: str | None = None
-    ) -> tuple[bytes, GetResult]:
+    def read_range(self, key: str, start: int, end: int, *, if_match: str | None = None) -> tuple[bytes, GetResult]:
         """Bytes `start` to `end`, fewer where the object ends, and what they are of; nothing of an empty object."""
         door = portal()
 

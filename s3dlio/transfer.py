@@ -10,7 +10,7 @@ becomes visible and no parts are left to pay for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -29,7 +29,7 @@ MAX_OBJECT = 5 << 40
 """Limits of S3, which the other services' exceed. Source: "Amazon S3 multipart upload limits"."""
 
 _ABORT_TIME = 5.0
-_GROW_EVERY = 1000
+_GROW_EVERY = 900
 
 
 def plan_ranges(start: int, end: int, part_size: int) -> Iterator[tuple[int, int]]:
@@ -40,13 +40,13 @@ def plan_ranges(start: int, end: int, part_size: int) -> Iterator[tuple[int, int
 def part_size_for(size: int, part_size: int) -> int:
     """A part size, at least `part_size`, that cuts `size` bytes into no more than 10,000 parts."""
     needed = -(-size // MAX_PARTS)
-    return max(part_size, MIN_PART, -(-needed // MiB) * MiB)
+    return min(max(part_size, MIN_PART, -(-needed // MiB) * MiB), MAX_PART)
 
 
 def growing_part_size(number: int, part_size: int) -> int:
-    """The size of part `number` (from 1) when the length is unknown: doubled after every 1,000 parts.
+    """The size of part `number` (from 1) when the length is unknown: doubled after every 900 parts.
 
-    With the smallest part size, 10,000 parts hold 5 TiB, the largest object.
+    So even with the smallest part size, 10,000 parts hold 5 TiB, the largest object.
     """
     return min(max(part_size, MIN_PART) << (number - 1) // _GROW_EVERY, MAX_PART)
 
@@ -58,36 +58,26 @@ async def sibling_tasks() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        error = first_error(group)
+        error = first_error(group.exceptions)
         raise error from error.__cause__
 
 
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One exception to stand for a group: one that is no error of the operation (Ctrl-C) goes first."""
-    leaves = list(_leaves(group))
-    urgent = (leaf for leaf in leaves if not isinstance(leaf, Exception | trio.Cancelled))
-    return next(urgent, None) or next((leaf for leaf in leaves if isinstance(leaf, Exception)), leaves[0])
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def first_error(errors: Sequence[BaseException]) -> BaseException:
+    """The one that stands for all: one that is no error of the operation (Ctrl-C) goes first, a cancellation last."""
+    return min(errors, key=lambda error: (isinstance(error, trio.Cancelled), isinstance(error, Exception)))
 
 
 class ParallelStore(WrapperStore):
     """`inner`, with large objects moved in parallel parts.
 
-    `part_size` is in bytes; `parts_in_flight` bounds the parts under way, over all objects.
+    `part_size` is in bytes; `parts_in_flight` bounds the parts under way, over all objects. The first part of a read,
+    which may be all there is, does not count.
     """
 
     def __init__(self, inner: ObjectStore, *, part_size: int, parts_in_flight: int) -> None:
         super().__init__(inner)
         self.part_size = part_size
         self._limiter = trio.CapacityLimiter(parts_in_flight)
-        self._parts_in_flight = parts_in_flight
 
     async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
         if known is not None and known.size <= self.part_size:
@@ -128,12 +118,12 @@ class ParallelStore(WrapperStore):
         if len(flat) <= self.part_size:
             return await self.inner.get_into(key, flat, start=start, if_match=if_match)
         async with sibling_tasks() as nursery:
-            rest = flat[self.part_size :]
 
             def sink(coming: GetResult) -> memoryview:
-                pin = coming.meta.etag or if_match
-                nursery.start_soon(self._fill, key, rest, start + self.part_size, pin)
-                return exactly(flat[: self.part_size])(coming)
+                meta, size = coming.meta, self.part_size
+                exactly(flat)(GetResult(meta, start, min(start + len(flat), meta.size)))
+                nursery.start_soon(self._fill, key, flat[size:], start + size, meta.etag or if_match)
+                return flat[:size]
 
             first = BoundedRange(start, start + self.part_size)
             result = await self.inner.fetch(key, sink, byte_range=first, if_match=if_match)
@@ -153,11 +143,10 @@ class ParallelStore(WrapperStore):
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         view = memoryview(data).cast("B")
-        if len(view) > MAX_OBJECT:
-            raise RequestError(f"an object of {len(view)} bytes is too large", ErrorContext("PutObject", key=key))
-        if len(view) <= max(self.part_size, MIN_PART):
+        part_size = part_size_for(len(view), self.part_size)
+        if len(view) <= part_size:
             return await self.inner.put(key, view, options)
-        async with self.open_writer(key, options, part_size=part_size_for(len(view), self.part_size)) as writer:
+        async with self.open_writer(key, options, part_size=part_size) as writer:
             await writer.write(view)
         return writer.result
 
@@ -169,16 +158,16 @@ class ParallelStore(WrapperStore):
 
         Errors: `StoreError`; then, and when the block raises or is cancelled, no object appears.
         """
-        writer = PartWriter(self.inner, key, options, part_size or self.part_size, self._parts_in_flight)
+        writer = PartWriter(self.inner, key, options, part_size or self.part_size, self._limiter)
         try:
             async with sibling_tasks() as nursery:
                 writer.begin(nursery)
                 yield writer
                 await writer.finish_parts()
             await writer.publish()
-        except BaseException:
+        except BaseException as error:
             with trio.move_on_after(_ABORT_TIME, shield=True):
-                await writer.discard()
+                await writer.discard(error)
             raise
 
 
@@ -186,17 +175,20 @@ class PartWriter:
     """The upload of one object in parts: written bytes leave as soon as a part is full.
 
     What :meth:`write` is given may be reused when it returns: whole parts of it are sent from where they lie, and
-    waited for; the rest is copied. At most `in_flight` parts are under way. Small objects become a single PUT.
+    waited for; the rest is copied. Small objects become a single PUT. A write that fails or is cancelled leaves a hole,
+    so the object is not made then, whatever is written afterwards.
     """
 
-    def __init__(self, store: ObjectStore, key: str, options: PutOptions, part_size: int, in_flight: int) -> None:
+    def __init__(
+        self, store: ObjectStore, key: str, options: PutOptions, part_size: int, limiter: trio.CapacityLimiter
+    ) -> None:
         self.result = PutResult(None)
         self.size = 0
         self._store = store
         self._key = key
         self._options = options
         self._part_size = part_size
-        self._limiter = trio.CapacityLimiter(in_flight)
+        self._limiter = limiter
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._upload: Upload | None = None
@@ -213,9 +205,15 @@ class PartWriter:
         """Append `data`. Errors: the `StoreError` of a part that failed, of this write or of an earlier one."""
         view = memoryview(data).cast("B")
         self._check()
+        if self.size + len(view) > MAX_OBJECT:
+            raise self._failed(RequestError(f"an object can hold {MAX_OBJECT} bytes at most", self._context()))
         self.size += len(view)
         if self._pending_size + len(view) >= self._next_size():
-            view = await self._write_parts(view)
+            try:
+                view = await self._write_parts(view)
+            except BaseException as error:
+                self._failed(error)
+                raise
         if len(view):
             self._pending.append(bytes(view))
             self._pending_size += len(view)
@@ -236,6 +234,15 @@ class PartWriter:
         if self._failure is not None:
             raise self._failure
 
+    def _failed(self, error: BaseException) -> BaseException:
+        """Note that the object cannot become whole any more."""
+        cut_short = StoreError("an earlier write was cut short", self._context())
+        self._failure = self._failure or (error if isinstance(error, StoreError) else cut_short)
+        return error
+
+    def _context(self) -> ErrorContext:
+        return ErrorContext(operation="PutObject", key=self._key)
+
     def _next_size(self) -> int:
         return growing_part_size(self._number + 1, self._part_size)
 
@@ -254,20 +261,20 @@ class PartWriter:
             self._upload = await self._store.create_upload(self._key, self._options)
         self._number += 1
         await self._limiter.acquire_on_behalf_of(token := object())
-        self._check()
         nursery.start_soon(self._send_part, self._upload, self._number, data, token)
 
     async def _send_part(self, upload: Upload, number: int, data: memoryview, token: object) -> None:
         try:
             self._parts.append(await self._store.upload_part(upload, number, data))
-        except StoreError as error:
-            self._failure = error
+        except BaseException as error:
+            self._failed(error)
             raise
         finally:
             self._limiter.release_on_behalf_of(token)
 
     async def finish_parts(self) -> None:
         """Send what is left of a multipart upload."""
+        self._check()
         if self._upload is not None and self._pending:
             await self._send(self._join(memoryview(b"")), self._open_nursery())
         self._nursery = None
@@ -280,7 +287,10 @@ class PartWriter:
             parts = sorted(self._parts, key=lambda part: part.number)
             self.result = await self._store.complete_upload(self._upload, parts)
 
-    async def discard(self) -> None:
-        """Drop what was sent."""
-        if self._upload is not None:
-            await self._store.abort_upload(self._upload)
+    async def discard(self, reason: BaseException) -> None:
+        """Drop what was sent, because of `reason`, which takes a note where that fails."""
+        try:
+            if self._upload is not None:
+                await self._store.abort_upload(self._upload)
+        except StoreError as error:
+            reason.add_note(f"the upload could not be aborted: {error}")

@@ -45,6 +45,8 @@ def parse_uri(uri: str) -> Uri:
     bucket, _, key = rest.partition("/")
     if not bucket:
         raise InvalidUriError(f"the URI names no bucket: {_shown(uri)!r}")
+    if "@" in bucket or "?" in bucket:
+        raise InvalidUriError(f"a URI holds no user, password or query: {_shown(uri)!r}")
     return Uri(scheme, bucket, key)
 
 

@@ -307,7 +307,7 @@ class S3Store(ObjectStore):
             service = self._take(route(self.bucket, error.region, endpoint, self.config.addressing))
         except ValueError:
             raise error from None
-        old.close()
+        old.pool.retire()
         return service
 
     def _context(self, operation: str, key: str | None) -> ErrorContext:

@@ -174,7 +174,11 @@ def check_key(key: str) -> str:
     """A key any store can hold. Errors: `InvalidKeyError`."""
     if not key:
         raise InvalidKeyError("the key is empty")
-    if len(key) > _MAX_KEY // 4 and len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidKeyError("the key cannot be encoded as UTF-8", ErrorContext(key=key)) from None
+    if size > _MAX_KEY:
         raise InvalidKeyError(f"the key is longer than {_MAX_KEY} bytes", ErrorContext(key=key))
     return key
 

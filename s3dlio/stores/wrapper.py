@@ -90,7 +90,10 @@ class WrapperStore(ObjectStore):
 
 
 class PrefixStore(WrapperStore):
-    """The part of a store below a prefix, as a store: keys go in and come out without it."""
+    """The part of a store below a prefix, as a store: keys go in and come out without it.
+
+    An object whose key is the prefix itself, which some tools make to stand for a folder, is not in it.
+    """
 
     def __init__(self, inner: ObjectStore, prefix: str) -> None:
         super().__init__(inner)
@@ -115,9 +118,7 @@ class PrefixStore(WrapperStore):
         if_match: str | None = None,
         if_none_match: str | None = None,
     ) -> GetResult:
-        result = await super().fetch(
-            key, sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match
-        )
+        result = await super().fetch(key, sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match)
         return replace(result, meta=self._outward(result.meta))
 
     async def head(self, key: str) -> ObjectMeta:
@@ -139,5 +140,6 @@ class PrefixStore(WrapperStore):
             token=token,
             limit=limit,
         )
+        objects = tuple(self._outward(meta) for meta in page.objects if meta.key != self.prefix)
         prefixes = tuple(name.removeprefix(self.prefix) for name in page.prefixes)
-        return ListPage(tuple(map(self._outward, page.objects)), prefixes, page.token)
+        return ListPage(objects, prefixes, page.token)

@@ -14,8 +14,7 @@ Cancellation: an exchange that does not return leaves the connection unusable, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -42,8 +41,7 @@ class Landing(Protocol):
         """The view for a body of `length` bytes; `None` for an answer that is not the object, which is buffered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A complete answer. `body` is empty where it went to a landing."""
 
     status: int
@@ -72,7 +70,13 @@ class Connection:
         self._stream.close()
 
     async def exchange(
-        self, method: str, head: bytes, body: Sequence[memoryview] = (), *, landing: Landing | None, expect: bool = False
+        self,
+        method: str,
+        head: bytes,
+        body: Sequence[memoryview] = (),
+        *,
+        landing: Landing | None,
+        expect: bool = False,
     ) -> Answer:
         """Send a request and receive its answer.
 
@@ -82,8 +86,10 @@ class Connection:
         """
         self.uses += 1
         self.answered = self.reusable = self.ignores_expect = False
-        with self._stream.progress_required():
+        with trio.CancelScope() as scope:
+            self._stream.watch(scope)
             return await self._exchange(method, head, body, landing, expect)
+        raise self._stream.stalled()
 
     async def _exchange(
         self, method: str, head: bytes, body: Sequence[memoryview], landing: Landing | None, expect: bool
@@ -112,6 +118,7 @@ class Connection:
     async def _send(self, head: bytes, body: Sequence[memoryview]) -> bool:
         if not body:
             await self._stream.send_all(head)
+            await self._wait_for_answer()
             return True
         if sum(map(len, body)) < _FIRST_READ:
             await self._stream.send_all(b"".join((head, *body)))
@@ -128,7 +135,7 @@ class Connection:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await self._stream.wait_answer()
+                await self._stream.wait_readable()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
@@ -141,6 +148,11 @@ class Connection:
         if broken is not None:
             raise broken
         return sent
+
+    async def _wait_for_answer(self) -> None:
+        """Nothing can be there yet: to look first would only cost a system call. Under TLS looking is what reads."""
+        if not self._stream.tls:
+            await self._stream.wait_readable()
 
     async def _await_continue(self) -> Head | None:
         """The final head, when it came instead of a 100 (or of silence for a second)."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import httptools
 
@@ -24,8 +24,7 @@ _FORBIDDEN = re.compile(r"[\x00\r\n]")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A response's status and headers (names in lower case, repeated ones joined by a comma)."""
 
     status: int
@@ -33,12 +32,16 @@ class Head:
     keep_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(NamedTuple):
     """How a body ends: after `length` bytes, after its last chunk, or with the connection."""
 
     kind: Literal["length", "chunked", "close"]
     length: int = 0
+
+
+@lru_cache(256)
+def _field_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 class _HeadCollector:
@@ -51,7 +54,7 @@ class _HeadCollector:
         self.complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        field, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        field, text = _field_name(name), value.decode("latin-1")
         old = self.headers.get(field)
         self.headers[field] = text if old is None else f"{old}, {text}"
 

@@ -26,7 +26,7 @@ class ConnectionPool:
         self._connect = connect
         self._slots = trio.Semaphore(limit, max_value=limit)
         self._idle: deque[Connection] = deque()
-        self._closed = False
+        self._closed = self._retired = False
         self.limit = limit
         self.opened = 0
         self.stale = 0
@@ -61,15 +61,20 @@ class ConnectionPool:
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Give the connection back."""
-        if reusable and not self._closed:
+        if reusable and not self._retired:
             self._idle.append(connection)
         else:
             connection.close()
         self._slots.release()
 
     def close(self) -> None:
-        """Close the idle connections, and each other one when it comes back."""
+        """Close the idle connections, and each other one when it comes back; give out no more."""
         self._closed = True
+        self.retire()
+
+    def retire(self) -> None:
+        """Keep no connection from now on; requests that are under way may still finish."""
+        self._retired = True
         while self._idle:
             self._idle.pop().close()
 

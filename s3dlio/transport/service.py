@@ -18,7 +18,9 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import trio
 
@@ -42,18 +44,17 @@ from .pool import ConnectionPool
 from .retry import Failure, RetryPolicy, RetryQuota, failure_of
 
 _log = logging.getLogger("s3dlio.transport")
-_EMPTY: Mapping[str, str] = {}
+_EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What to ask. `path` and `query` are quoted, header names lower case, `payload_hash` what SigV4 signs."""
 
     operation: str
     method: str
     path: str
     query: str = ""
-    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    headers: Mapping[str, str] = _EMPTY
     body: Sequence[memoryview] = ()
     payload_hash: str = EMPTY_SHA256
     bucket: str | None = None
@@ -81,7 +82,12 @@ class _Failed(Exception):
     """One attempt's end, when it was no answer that can be returned."""
 
     def __init__(
-        self, failure: Failure, error: StoreError, *, cause: BaseException | None = None, server_asks: float | None = None
+        self,
+        failure: Failure,
+        error: StoreError,
+        *,
+        cause: BaseException | None = None,
+        server_asks: float | None = None,
     ) -> None:
         self.failure = failure
         self.error = error
@@ -146,12 +152,13 @@ class Service:
         while True:
             try:
                 answer = await self._exchange(request, download)
+                fault = self._fault_of(request, answer)
+                if fault is None:
+                    return answer
+                hopeful = not mended and await self.signer.recover(fault.code, answer.status, answer.headers)
             except (OSError, StoreError) as error:
                 raise self._broken(request, error, sent) from None
-            fault = self._fault_of(request, answer)
-            if fault is None:
-                return answer
-            if mended or not await self.signer.recover(fault.code, answer.status, answer.headers):
+            if not hopeful:
                 raise self._refused(request, answer, fault, download, sent)
             mended = True
 
@@ -205,7 +212,9 @@ class Service:
             return None
         return self._read_fault(answer.status, answer.headers, answer.body)
 
-    def _context(self, request: Request, sent: int, status: int | None = None, fault: Fault | None = None) -> ErrorContext:
+    def _context(
+        self, request: Request, sent: int, status: int | None = None, fault: Fault | None = None
+    ) -> ErrorContext:
         return ErrorContext(
             operation=request.operation,
             bucket=request.bucket,
@@ -231,9 +240,7 @@ class Service:
             return _Failed(Failure.STALLED, StallError(str(error), context), cause=error)
         return _Failed(Failure.BROKEN, ConnectionFailedError(f"the connection broke: {error}", context), cause=error)
 
-    def _refused(
-        self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int
-    ) -> _Failed:
+    def _refused(self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int) -> _Failed:
         """The server answered with an error."""
         context = self._context(request, sent, answer.status, fault)
         message = fault.message or f"the server answered {answer.status}"

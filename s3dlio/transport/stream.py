@@ -21,8 +21,6 @@ import select
 import socket
 import ssl
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
@@ -43,27 +41,32 @@ class Stream:
         self._since_turn = 0
         self._low_water = 1
         self._stall_timeout = stall_timeout
-        self._watch: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None
 
-    @contextmanager
-    def progress_required(self) -> Iterator[None]:
-        """Inside, a wait of `stall_timeout` seconds without a byte moving is a `TimeoutError`."""
-        with trio.CancelScope() as self._watch:
-            yield
-        stalled, self._watch = self._watch.cancelled_caught, None
-        if stalled:
-            raise TimeoutError(f"no byte moved for {self._stall_timeout:g} seconds")
+    @property
+    def tls(self) -> bool:
+        return self._tls
 
-    async def _wait_readable(self) -> None:
+    def watch(self, scope: trio.CancelScope | None) -> None:
+        """From now on, cancel `scope` when a wait for the peer takes longer than the stall limit."""
+        self._scope = scope
+
+    def stalled(self) -> TimeoutError:
+        """The error for a cancelled :meth:`watch`."""
+        return TimeoutError(f"no byte moved for {self._stall_timeout:g} seconds")
+
+    def _arm(self) -> None:
         self._since_turn = 0
-        if self._watch is not None:
-            self._watch.deadline = trio.current_time() + self._stall_timeout
+        if self._scope is not None:
+            self._scope.deadline = trio.current_time() + self._stall_timeout
+
+    async def wait_readable(self) -> None:
+        """Wait until there is something to read."""
+        self._arm()
         await trio.lowlevel.wait_readable(self._sock)
 
     async def _wait_writable(self) -> None:
-        self._since_turn = 0
-        if self._watch is not None:
-            self._watch.deadline = trio.current_time() + self._stall_timeout
+        self._arm()
         await trio.lowlevel.wait_writable(self._sock)
 
     async def receive_into(self, view: memoryview) -> int:
@@ -72,7 +75,7 @@ class Stream:
             try:
                 count = self._sock.recv_into(view)
             except (BlockingIOError, ssl.SSLWantReadError):
-                await self._wait_readable()
+                await self.wait_readable()
             except ssl.SSLWantWriteError:
                 await self._wait_writable()
             else:
@@ -100,7 +103,7 @@ class Stream:
             except (BlockingIOError, ssl.SSLWantWriteError):
                 await self._wait_writable()
             except ssl.SSLWantReadError:
-                await self._wait_readable()
+                await self.wait_readable()
             else:
                 await self._take_turn(count)
                 return count
@@ -111,14 +114,6 @@ class Stream:
             view = memoryview(part).cast("B")
             while len(view):
                 view = view[await self.send(view) :]
-
-    async def wait_answer(self) -> None:
-        """Wait until there is something to read, for as long as it takes."""
-        await trio.lowlevel.wait_readable(self._sock)
-
-    @property
-    def tls(self) -> bool:
-        return self._tls
 
     @property
     def readable(self) -> bool:

@@ -1,0 +1,45 @@
+# make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, import-linter
+# make test   all tests, against real servers on this machine                make bench  compare with other clients
+#
+# Each installs what it needs into .venv, once, and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= $(firstword $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python; done))
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test coverage lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.installed
+	$(BIN)/python -m examples.demo
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest
+
+coverage: $(VENV)/test.installed
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/test,lint.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/bench.installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: test.installed stands for `pip install -e .[test]`.
+$(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing s3dlio[$*] into $(VENV); the first time takes some minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch '$@'
+
+$(BIN)/pip:
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed, as in: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -m venv --clear $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make $(VENV), see above" >&2; exit 1; }

@@ -1,0 +1,236 @@
+"""Cyclic redundancy checks at memory speed, compiled by numba.
+
+One kernel serves CRC32C and CRC64NVME: both are reflected, so both need the same steps with other constants, and those
+come in as arguments (:mod:`s3dlio.alignment.checksum` computes them).
+
+Theory of operation. A message is a polynomial over GF(2) and its CRC is the remainder modulo P. A 128-bit piece may be
+replaced by any piece of the same remainder, so *folding* multiplies it by x^D mod P (two carry-less multiplications,
+one per 64-bit half) and adds it to the piece D bits further on. Several accumulators hide the multiplier's latency: each
+steps over the whole block, then they are folded into one another, and the last 16 bytes and the tail shorter than a
+block go through a table (slicing-by-8). See Gopal et al., "Fast CRC Computation for Generic Polynomials Using
+PCLMULQDQ", Intel 2009, and Kounavis and Berry, "A Systematic Approach to Building High Performance, Software-based, CRC
+Generators", ISCC 2005.
+
+A piece is two little-endian words. Bit i of a word stands for x^(63-i), so the 127-bit product of two such words,
+read as a piece, is their product times x: the constants are one power of x lower than the distance suggests.
+
+The multiplier is chosen from the features numba compiles for: 512, 256 or 128 bits on x86-64, 64 bits on aarch64, else
+the table alone. Importing this module imports numba and compiles nothing; each kernel is compiled when first asked for,
+and never cached on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+Kernel = Callable[..., Any]
+
+PIECE = 16
+"""Bytes one carry-less multiplier lane holds."""
+
+_ACCUMULATORS = {1: 8, 2: 4, 4: 4}
+_ARM = ("aarch64", "arm64")
+_BYTE = np.uint64(0xFF)
+_SHIFTS = tuple(np.uint64(8 * index) for index in range(8))
+_ROWS = tuple(np.uint64(256 * index) for index in range(8))
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_WORDS = types.Array(types.uint64, 1, "C", readonly=True)
+_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_SIGNATURE = types.uint64(_BYTES, types.uint64, _WORDS, _WORDS)
+
+
+def host_lanes() -> int:
+    """Pieces one multiply instruction takes in the code numba makes here: 4, 2, 1, or 0 where there is none."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return 0
+    features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+    if platform.machine() in _ARM:
+        return int(not features.isdisjoint({"+aes", "+crypto"}))
+    if "+pclmul" not in features:
+        return 0
+    if not features >= {"+vpclmulqdq", "+avx2"}:
+        return 1
+    return 4 if "+avx512f" in features else 2
+
+
+def block_size(lanes: int) -> int:
+    """Bytes one turn of the folding loop takes: the first distance its constants must bridge."""
+    return _ACCUMULATORS[lanes] * lanes * PIECE
+
+
+def distances(lanes: int) -> tuple[int, ...]:
+    """Bytes the three pairs of constants bridge: a block, a register, a piece. Nothing is bridged without lanes."""
+    if lanes == 0:
+        return ()
+    return block_size(lanes), lanes * PIECE, PIECE
+
+
+def _multiply_x86(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, half: int) -> ir.Value:
+    """Per piece, the carry-less product of the low words (`half` 0) or of the high words (1)."""
+    name = "llvm.x86.pclmulqdq" + {2: "", 4: ".256", 8: ".512"}[left.type.count]
+    signature = ir.FunctionType(left.type, (left.type, left.type, ir.IntType(8)))
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    return builder.call(function, (left, right, ir.Constant(ir.IntType(8), 0x11 * half)))
+
+
+def _multiply_arm(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, half: int) -> ir.Value:
+    """The same on aarch64, whose instruction takes one pair of words."""
+    signature = ir.FunctionType(ir.VectorType(ir.IntType(8), PIECE), (_I64, _I64))
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.aarch64.neon.pmull64")
+    words = [builder.extract_element(vector, ir.Constant(_I32, half)) for vector in (left, right)]
+    return builder.bitcast(builder.call(function, words), left.type)
+
+
+class FoldWriter:
+    """Writes the folding loop as LLVM IR, since numba has no vector type to say it in Python.
+
+    `data` and `constants` are byte pointers, `size` and `crc` 64-bit integers.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, lanes: int, machine: str) -> None:
+        self.builder = builder
+        self.lanes = lanes
+        self.vector = ir.VectorType(_I64, 2 * lanes)
+        self.multiply = _multiply_arm if machine in _ARM else _multiply_x86
+
+    def write(self, data: ir.Value, size: ir.Value, crc: ir.Value, constants: ir.Value) -> list[ir.Value]:
+        """The two words of the last piece, once `size` bytes (a positive multiple of the block) are folded into it."""
+        over_block, over_register, over_piece = self._load(constants, 3)
+        accumulators = self._loop(data, size, crc, over_block)
+        register = accumulators[0]
+        for accumulator in accumulators[1:]:
+            register = self._fold(register, over_register, accumulator)
+        pieces = [self._piece(register, lane) for lane in range(self.lanes)]
+        last, over_piece = pieces[0], self._piece(over_piece, 0)
+        for piece in pieces[1:]:
+            last = self._fold(last, over_piece, piece)
+        return [self.builder.extract_element(last, ir.Constant(_I32, half)) for half in (0, 1)]
+
+    def _loop(self, data: ir.Value, size: ir.Value, crc: ir.Value, over_block: ir.Value) -> list[ir.Value]:
+        builder, block, count = self.builder, block_size(self.lanes), _ACCUMULATORS[self.lanes]
+        first = self._load(data, count)
+        seed = builder.insert_element(ir.Constant(self.vector, [0] * self.vector.count), crc, ir.Constant(_I32, 0))
+        first[0] = builder.xor(first[0], seed)
+        before, body, after = builder.block, builder.append_basic_block("fold"), builder.append_basic_block("folded")
+        builder.cbranch(builder.icmp_unsigned("<", ir.Constant(_I64, block), size), body, after)
+
+        builder.position_at_end(body)
+        offset = builder.phi(_I64)
+        ahead = [builder.phi(self.vector) for _ in range(count)]
+        behind = self._load(builder.gep(data, [offset]), count)
+        folded = [self._fold(left, over_block, right) for left, right in zip(ahead, behind, strict=True)]
+        following = builder.add(offset, ir.Constant(_I64, block))
+        builder.cbranch(builder.icmp_unsigned("<", following, size), body, after)
+
+        builder.position_at_end(after)
+        result = [builder.phi(self.vector) for _ in range(count)]
+        incoming = [(offset, ir.Constant(_I64, block), following)]
+        incoming += [(phi, *values) for phi, *values in zip([*ahead, *result], first * 2, folded * 2, strict=True)]
+        for phi, at_start, at_turn in incoming:
+            phi.add_incoming(at_start, before)
+            phi.add_incoming(at_turn, body)
+        return result
+
+    def _fold(self, ahead: ir.Value, constants: ir.Value, behind: ir.Value) -> ir.Value:
+        low, high = (self.multiply(self.builder, ahead, constants, half) for half in (0, 1))
+        return self.builder.xor(self.builder.xor(low, high), behind)
+
+    def _load(self, pointer: ir.Value, count: int) -> list[ir.Value]:
+        vectors = self.builder.bitcast(pointer, self.vector.as_pointer())
+        places = (self.builder.gep(vectors, [ir.Constant(_I64, index)]) for index in range(count))
+        return [self.builder.load(place, align=1) for place in places]
+
+    def _piece(self, register: ir.Value, lane: int) -> ir.Value:
+        mask = ir.Constant(ir.VectorType(_I32, 2), [2 * lane, 2 * lane + 1])
+        return self.builder.shuffle_vector(register, register, mask)
+
+
+@functools.cache
+def _fold_intrinsic(lanes: int) -> Any:
+    def fold(typing_context: Any, data: Any, size: Any, crc: Any, constants: Any) -> Any:
+        def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            arrays = (
+                context.make_array(_BYTES)(context, builder, arguments[0]).data,
+                context.make_array(_WORDS)(context, builder, arguments[3]).data,
+            )
+            start, table = (builder.bitcast(pointer, cgutils.voidptr_t) for pointer in arrays)
+            words = FoldWriter(builder, lanes, platform.machine()).write(start, arguments[1], arguments[2], table)
+            return context.make_tuple(builder, signature.return_type, words)
+
+        return types.UniTuple(types.uint64, 2)(_BYTES, types.uint64, types.uint64, _WORDS), lower
+
+    return intrinsic(fold)
+
+
+def _step(word: Any, table: Any) -> Any:
+    """Eight bytes through the table: the register after `word`, which already has the register before it mixed in."""
+    return (
+        table[_ROWS[7] + (word & _BYTE)]
+        ^ table[_ROWS[6] + ((word >> _SHIFTS[1]) & _BYTE)]
+        ^ table[_ROWS[5] + ((word >> _SHIFTS[2]) & _BYTE)]
+        ^ table[_ROWS[4] + ((word >> _SHIFTS[3]) & _BYTE)]
+        ^ table[_ROWS[3] + ((word >> _SHIFTS[4]) & _BYTE)]
+        ^ table[_ROWS[2] + ((word >> _SHIFTS[5]) & _BYTE)]
+        ^ table[_ROWS[1] + ((word >> _SHIFTS[6]) & _BYTE)]
+        ^ table[word >> _SHIFTS[7]]
+    )
+
+
+_compiled_step = njit(nogil=True, inline="always")(_step)
+
+
+def _by_table(data: Any, start: Any, crc: Any, table: Any) -> Any:
+    """The register after `data[start:]`, eight bytes at a time."""
+    even = start + (data.size - start) // 8 * 8
+    for place in range(start, even, 8):
+        word = crc
+        for index in range(8):
+            word ^= np.uint64(data[place + index]) << _SHIFTS[index]
+        crc = _compiled_step(word, table)
+    for place in range(even, data.size):
+        crc = table[(crc ^ data[place]) & _BYTE] ^ (crc >> _SHIFTS[1])
+    return crc
+
+
+_compiled_by_table = njit(nogil=True, inline="always")(_by_table)
+
+
+@functools.cache
+def crc_kernel(lanes: int) -> Kernel:
+    """A function (data, crc, table, constants) -> crc, compiled now for the given number of lanes.
+
+    - `data`: uint8 [n], contiguous, may be read-only and at any address
+    - `crc`: uint64, the register before `data` (all ones at the beginning of a message, not inverted at its end)
+    - `table`: uint64 [8 * 256], row k holding the remainder of each byte when k zero bytes follow it
+    - `constants`: uint64 [6 * lanes], per distance of :func:`distances` a pair of powers of x for each lane
+
+    The register after `b"123456789"`, inverted, is 0xE3069283 for CRC32C and 0xAE8B14860A799888 for CRC64NVME. With no
+    lanes the table does it all, and the constants are not looked at.
+    """
+
+    def through_table(data: Any, crc: Any, table: Any, constants: Any) -> Any:
+        return _compiled_by_table(data, 0, crc, table)
+
+    if lanes == 0:
+        return njit(_SIGNATURE, nogil=True)(through_table)
+    fold, block = _fold_intrinsic(lanes), block_size(lanes)
+
+    def by_folding(data: Any, crc: Any, table: Any, constants: Any) -> Any:
+        size = data.size // block * block
+        if size:
+            first, second = fold(data, np.uint64(size), crc, constants)
+            crc = _compiled_step(_compiled_step(first, table) ^ second, table)
+        return _compiled_by_table(data, size, crc, table)
+
+    return njit(_SIGNATURE, nogil=True)(by_folding)

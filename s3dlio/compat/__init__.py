@@ -1,0 +1,1 @@
+"""Drop-in replacements for other packages, each under the name of the package it stands in for."""

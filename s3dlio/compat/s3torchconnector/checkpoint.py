@@ -1,0 +1,39 @@
+"""Checkpoints: `torch.save` and `torch.load` to and from an object."""
+
+from __future__ import annotations
+
+from .client import S3Client
+from .config import S3ClientConfig
+from .reader import S3Reader
+from .uri import split_uri
+from .writer import S3Writer
+
+
+class S3Checkpoint:
+    """Readers for `torch.load` and writers for `torch.save`.
+
+    `region` may be `None`: then it comes from the environment.
+    """
+
+    def __init__(
+        self, region: str | None, endpoint: str | None = None, s3client_config: S3ClientConfig | None = None
+    ) -> None:
+        self.region = region
+        self.endpoint = endpoint
+        self._client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
+
+    def reader(self, s3_uri: str) -> S3Reader:
+        """A reader of the object that `s3_uri` names. No request is made.
+
+        Errors: `ValueError` for a URI that is not `s3://bucket/key`.
+        """
+        bucket, key = split_uri(s3_uri)
+        return self._client.get_object(bucket, key)
+
+    def writer(self, s3_uri: str) -> S3Writer:
+        """A writer whose content becomes the object that `s3_uri` names when it is closed.
+
+        Errors: `ValueError` for a URI that is not `s3://bucket/key`.
+        """
+        bucket, key = split_uri(s3_uri)
+        return self._client.put_object(bucket, key)

@@ -1,0 +1,197 @@
+"""Which bytes a reader fetches, and which of them it keeps.
+
+A :class:`Fetcher` answers reads at any position of one object. It keeps at most one window of bytes in memory:
+
+- A read of everything from the start is one fetch of the whole object, which is then the window. The caller gets that
+  very `bytes` object, not a copy. An object of at most one part is fetched whole by any read.
+- Other reads fetch a window of one part. Each window that continues the one before is twice as long, up to
+  `GROWTH` parts, so that a long sequential read becomes few, large, parallel fetches.
+- A read of a part or more takes what the window has and receives the rest straight into the caller's memory. Nothing
+  of that is kept: reading a checkpoint of any size costs what the caller asked for and no more.
+
+The first answer tells the size and the etag. Every later fetch asks for that version, so bytes of two versions of an
+object never mix: a replaced object is an error. A size from a listing is only a plan, and may be stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...alignment.buffers import fresh_bytes
+from ...model import ObjectMeta
+
+GROWTH = 8
+"""Longest window, in parts."""
+
+
+class Source(Protocol):
+    """Where a fetcher gets bytes from. `etag`, where it is not `None`, is the version that is asked for."""
+
+    @property
+    def part_size(self) -> int:
+        """Bytes. An object of at most this size is fetched whole."""
+
+    @property
+    def known(self) -> ObjectMeta | None:
+        """What is known without a request."""
+
+    def head(self) -> ObjectMeta:
+        """Size and etag, by a request."""
+
+    def whole(self) -> bytes:
+        """Everything."""
+
+    def first_part(self) -> tuple[bytes, ObjectMeta]:
+        """The first part, of an object of unknown size."""
+
+    def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
+        """Bytes `start` to `end`."""
+
+    def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
+        """Fill `view` with the bytes from `start`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `start` (inclusive) to `end` (exclusive) of the object."""
+
+    start: int
+    end: int
+
+    def __contains__(self, position: int) -> bool:
+        return self.start <= position < self.end
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+
+def next_window(position: int, size: int, last: Span, part_size: int) -> Span:
+    """The window to fetch for a read at `position`, which is below `size` and not in the window `last`.
+
+    A position at the end of `last` continues it: the window doubles. Any other is a jump. One that lands less than a
+    part before the end gets the whole last part, because formats with their directory at the end are read backwards.
+    """
+    if position == last.end and position:
+        length = min(max(part_size, 2 * last.length), GROWTH * part_size)
+        return Span(position, min(position + length, size))
+    if size - position < part_size:
+        return Span(max(0, size - part_size), size)
+    return Span(position, position + part_size)
+
+
+class Fetcher:
+    """Reads at any position of one object. Not for use by two threads at once."""
+
+    def __init__(self, source: Source) -> None:
+        self.used = False
+        """Whether anything was fetched."""
+        self._source = source
+        self._data = b""
+        self._window = Span(0, 0)
+        self._version: ObjectMeta | None = None
+
+    @property
+    def known_size(self) -> int | None:
+        """The size, where it is known without a request."""
+        known = self._version or self._source.known
+        return known.size if known else None
+
+    def size(self) -> int:
+        """The size; asked for where it is not known."""
+        if self.known_size is None:
+            self._version = self._source.head()
+        return self.known_size or 0
+
+    def begin(self) -> None:
+        """Fetch the beginning, and with it the size, where nothing was fetched yet. A small object is fetched whole."""
+        size = self.known_size
+        if self.used:
+            return
+        if size is not None and size <= self._source.part_size:
+            self._keep_whole()
+        elif size is None:
+            self._keep(0, *self._source.first_part())
+
+    def read(self, position: int, count: int | None) -> bytes:
+        """At most `count` bytes from `position`, all of them where `count` is `None`; fewer only at the end."""
+        if position == 0 and not self.used and self._is_everything(count):
+            self._keep_whole()
+        end = self._end(position, count)
+        if position >= end:
+            return b""
+        if end - position < self._source.part_size:
+            self._load(position)
+        if position in self._window and end <= self._window.end:
+            return self._data[position - self._window.start : end - self._window.start]
+        data, view = fresh_bytes(end - position)
+        filled = self._fill(position, view)
+        return data if filled == len(data) else data[:filled]
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Fill `view` from `position`; the count is below its length only at the end."""
+        end = self._end(position, len(view))
+        return self._fill(position, view[: end - position]) if end > position else 0
+
+    def window(self, position: int) -> tuple[bytes, int]:
+        """Bytes in memory and where `position` is in them. Some follow it, except at the object's end."""
+        if position < self._end(position, 1):
+            self._load(position)
+        return self._data, min(max(0, position - self._window.start), len(self._data))
+
+    def _is_everything(self, count: int | None) -> bool:
+        size = self.known_size
+        return count is None or (size is not None and count >= size)
+
+    def _end(self, position: int, count: int | None) -> int:
+        if count == 0:
+            return position
+        self.begin()
+        return self.size() if count is None else min(position + count, self.size())
+
+    def _fill(self, position: int, view: memoryview) -> int:
+        filled = self._copy(position, view)
+        while filled < len(view):
+            rest = view[filled:]
+            if len(rest) >= self._source.part_size:
+                self._receive(position + filled, rest)
+                return len(view)
+            self._load(position + filled)
+            copied = self._copy(position + filled, rest)
+            if not copied:
+                break
+            filled += copied
+        return filled
+
+    def _copy(self, position: int, view: memoryview) -> int:
+        if position not in self._window:
+            return 0
+        count = min(len(view), self._window.end - position)
+        offset = position - self._window.start
+        view[:count] = memoryview(self._data)[offset : offset + count]
+        return count
+
+    def _load(self, position: int) -> None:
+        if position in self._window or position >= self.size():
+            return
+        span = next_window(position, self.size(), self._window, self._source.part_size)
+        self._data = b""
+        self._keep(span.start, *self._source.part(span.start, span.end, self._etag))
+
+    def _receive(self, position: int, view: memoryview) -> None:
+        version = self._source.fill(view, position, self._etag)
+        self._keep(position + len(view), b"", version)
+
+    def _keep_whole(self) -> None:
+        data = self._source.whole()
+        self._keep(0, data, ObjectMeta(key="", size=len(data)))
+
+    def _keep(self, start: int, data: bytes, version: ObjectMeta) -> None:
+        self.used = True
+        self._version, self._data, self._window = version, data, Span(start, start + len(data))
+
+    @property
+    def _etag(self) -> str | None:
+        return self._version.etag if self._version else None

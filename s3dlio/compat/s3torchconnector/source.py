@@ -1,0 +1,236 @@
+"""The bytes of one object, from its store or from a stream somebody gives, and the company it is read in.
+
+Objects of a dataset are rarely read alone. A :class:`StoredObject` may belong to a pass over a dataset (:class:`Pass`:
+bodies are read ahead of the consumer) or to a batch (:class:`Batch`: the first body asked for starts all of them).
+Either is only a faster way to the same bytes.
+
+Objects that are not read yet travel between processes, as in a `DataLoader` whose workers hand unread readers to the
+main process. Their company does not, but those that arrive in one pickle form a batch there: pickle keeps the identity
+of what they share, which unpickles as an empty batch, and each of them joins it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import tee
+from typing import Any, Protocol
+
+from ...alignment.buffers import fresh_bytes
+from ...model import ObjectMeta
+from ...readahead import ReadAhead, Want
+from ...session import BlockingStore
+from .errors import OBJECT_ABSENT, translated
+from .objects import HasSize, ObjectInfo, known_meta
+
+GetObjectInfo = Callable[[], HasSize]
+GetStream = Callable[..., Iterator[bytes]]
+"""`get_stream(start=None, end=None)`: the bytes from `start` to `end` (exclusive), in pieces."""
+
+
+class Company(Protocol):
+    """Objects that are read together."""
+
+    small: bool
+    """Whether an object of unknown size is expected to fit in one part, as those read before it did."""
+
+    def join(self, member: StoredObject) -> None:
+        """Take `member` in, where that is still possible."""
+
+    def body(self, position: int, want: Want) -> bytes:
+        """The whole body of the member at `position`, which is `want`."""
+
+
+class StoredObject:
+    """One object of a store. Errors leave its methods as `S3Exception`."""
+
+    __slots__ = ("_company", "_info", "_position", "bucket", "key", "known", "store")
+
+    def __init__(self, store: BlockingStore, bucket: str, key: str, info: HasSize | None = None) -> None:
+        self.store = store
+        self.bucket = bucket
+        self.key = key
+        self.known = known_meta(key, info)
+        self._info = info
+        self._company: Company | None = None
+        self._position = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (self.store, self.bucket, self.key, self._info, self._company)
+
+    def belong(self, company: Company, position: int) -> None:
+        """Get the whole body from `company` from now on."""
+        self._company, self._position = company, position
+
+    @property
+    def want(self) -> Want:
+        """This object, for read-ahead."""
+        return Want(self.store, self.key, self.known)
+
+    @property
+    def part_size(self) -> int:
+        """Bytes."""
+        return self.store.config.part_size
+
+    def info(self) -> HasSize:
+        """What the listing said, else what a HEAD says."""
+        return self._info if self._info is not None else ObjectInfo(self.head())
+
+    def stream(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to `end` (exclusive), by default all of them, in pieces of at most one part."""
+        position, stop, etag = start or 0, end, None
+        while stop is None or position < stop:
+            data, version = self._piece(position, stop, etag)
+            yield data
+            position += len(data)
+            stop, etag = min(end or version.size, version.size), version.etag
+
+    def head(self) -> ObjectMeta:
+        """Size, etag and the rest, by a HEAD."""
+        with translated(OBJECT_ABSENT):
+            return self.store.head(self.key)
+
+    def whole(self) -> bytes:
+        """The whole object."""
+        with translated():
+            if self._company is not None:
+                return self._company.body(self._position, self.want)
+            return self.store.get(self.key, known=self.known)
+
+    def first_part(self) -> tuple[bytes, ObjectMeta]:
+        """The first part, and what its answer says about the object."""
+        if self._company is not None and self._company.small:
+            data = self.whole()
+            return data, ObjectMeta(key=self.key, size=len(data))
+        data, version = self._piece(0, None, None)
+        if self._company is not None:
+            self._company.small = version.size <= self.part_size
+        return data, version
+
+    def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
+        """Bytes `start` to `end`; more than a part at once are fetched in parallel."""
+        if end - start <= self.part_size:
+            return self._piece(start, end, etag)
+        data, view = fresh_bytes(end - start)
+        return data, self.fill(view, start, etag)
+
+    def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
+        """Receive the bytes from `start` straight into `view`."""
+        with translated():
+            return self.store.get_into(self.key, view, start=start, if_match=etag).meta
+
+    def _piece(self, start: int, end: int | None, etag: str | None) -> tuple[bytes, ObjectMeta]:
+        stop = start + self.part_size if end is None else min(end, start + self.part_size)
+        with translated():
+            data, result = self.store.read_range(self.key, start, stop, if_match=etag)
+        return data, result.meta
+
+
+def _arrive(store: BlockingStore, bucket: str, key: str, info: HasSize | None, company: Company | None) -> StoredObject:
+    arrived = StoredObject(store, bucket, key, info)
+    if company is not None:
+        company.join(arrived)
+    return arrived
+
+
+class Batch:
+    """Objects whose bodies are fetched together, as soon as the body of one of them is asked for."""
+
+    def __init__(self) -> None:
+        self.small = False
+        self._wants: list[Want] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, ()
+
+    def join(self, member: StoredObject) -> None:
+        """Take `member` in, unless the fetching has begun."""
+        if "_ahead" not in self.__dict__:
+            member.belong(self, len(self._wants))
+            self._wants.append(member.want)
+
+    def body(self, position: int, want: Want) -> bytes:
+        """The whole body of the member at `position`, which is `want`. The first call starts all."""
+        ahead: ReadAhead | None = self.__dict__.get("_ahead")
+        if ahead is None:
+            ahead = self.__dict__.setdefault("_ahead", _started(self._wants))
+        return ahead.body(position, want)
+
+
+def in_one_batch(members: Iterable[StoredObject]) -> list[StoredObject]:
+    """`members`, from now on in one batch."""
+    together, batch = list(members), Batch()
+    for member in together:
+        batch.join(member)
+    return together
+
+
+def _started(wants: list[Want]) -> ReadAhead:
+    ahead = ReadAhead(wants, eager=True)
+    for _ in ahead:
+        pass
+    return ahead
+
+
+class Pass:
+    """One pass over the objects of a dataset, in their order. Once bodies are read, those to come are read ahead."""
+
+    def __init__(self, objects: Iterable[StoredObject]) -> None:
+        self.small = False
+        wanted, self._objects = tee(objects)
+        self._ahead = ReadAhead(each.want for each in wanted)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, ()
+
+    def __iter__(self) -> Iterator[StoredObject]:
+        for (position, _), member in zip(self._ahead, self._objects, strict=False):
+            member.belong(self, position)
+            yield member
+
+    def join(self, member: StoredObject) -> None:
+        """A pass has only the members it began with; a copy of one of them stands alone."""
+
+    def body(self, position: int, want: Want) -> bytes:
+        """The whole body of the member at `position`, which is `want`."""
+        return self._ahead.body(position, want)
+
+
+class StreamedObject:
+    """One object, from whatever two functions say about it. All of it is read at once."""
+
+    part_size = sys.maxsize
+    known = None
+
+    def __init__(self, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> None:
+        self.key = key
+        self._get_object_info = get_object_info
+        self._get_stream = get_stream
+
+    def head(self) -> ObjectMeta:
+        """The size."""
+        return ObjectMeta(key=self.key, size=self._get_object_info().size)
+
+    def whole(self) -> bytes:
+        """The whole object."""
+        return b"".join(self._get_stream())
+
+    def first_part(self) -> tuple[bytes, ObjectMeta]:
+        """The whole object."""
+        data = self.whole()
+        return data, ObjectMeta(key=self.key, size=len(data))
+
+    def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
+        """Bytes `start` to `end`."""
+        return b"".join(self._get_stream(start=start, end=end)), self.head()
+
+    def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
+        """Copy the bytes from `start` into `view`."""
+        view[:], version = self.part(start, start + len(view), etag)
+        return version
+
+
+def source_of(key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> StoredObject | StreamedObject:
+    """The object behind the two functions a reader is made of: our own where they are its methods."""
+    owner = getattr(get_stream, "__self__", None)
+    return owner if isinstance(owner, StoredObject) else StreamedObject(key, get_object_info, get_stream)

@@ -1,0 +1,137 @@
+"""Writers: a write-only binary file that becomes an object when it is closed.
+
+The garbage collector may finalise a writer on any thread, also on the one that runs the loop which does the upload.
+That thread must not wait for itself, so there the publishing is left to a thread of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from ...session import BlockingWriter
+from .errors import S3Exception, translated
+
+
+class S3Writer(io.BufferedIOBase):
+    """A write-only file that is published, all at once, by `close`.
+
+    After an exception in its `with` block, and after a failed `write`, it publishes nothing, ever: an older object of
+    that name stays as it is. A writer that is dropped without `close` publishes what it was given, because
+    `torch.save(state, checkpoint.writer(uri))` is a known idiom; not, however, in a forked child or while the
+    interpreter shuts down. Several threads may write and close.
+    """
+
+    def __init__(self, stream: BlockingWriter) -> None:
+        self.stream = stream
+        self._position = 0
+        self._closed = False
+        self._failed = False
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._abort()
+
+    def write(self, data: Any, /) -> int:
+        """Add bytes; the count of bytes is returned.
+
+        `data` is `bytes`, `bytearray` or a `memoryview` of any item type; it may be changed afterwards.
+        Errors: `TypeError` for anything else; `ValueError` after `close`; `S3Exception`, after which nothing will be
+        published.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"a bytes-like object is required (bytes, bytearray, memoryview), not {type(data).__name__}"
+            )
+        view = _flat(data)
+        with self._lock:
+            if self._closed:
+                raise ValueError("I/O operation on closed file.")
+            if len(view):
+                self._send(view)
+            self._position += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        """Publish. Closing again does nothing.
+
+        Errors: `S3Exception`; then nothing was published.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._failed:
+                raise S3Exception("Client error: nothing was published, because a write failed")
+            try:
+                with translated():
+                    self.stream.close()
+            except BaseException:
+                self.stream.abort()
+                raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether the writer was closed or given up."""
+        return self._closed
+
+    def flush(self) -> None:
+        """Do nothing: there is no way to publish a part of an object."""
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def writable(self) -> bool:
+        """Whether the writer is still open."""
+        return not self._closed
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self._position
+
+    def _send(self, view: memoryview) -> None:
+        try:
+            with translated():
+                self.stream.write(view)
+        except BaseException:
+            self._failed = True
+            self.stream.abort()
+            raise
+
+    def _abort(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.stream.abort()
+
+    def __del__(self) -> None:
+        unpublished = not getattr(self, "_closed", True) and not self._failed
+        if not unpublished or self._process != os.getpid() or sys.is_finalizing():
+            return
+        if trio.lowlevel.in_trio_run():
+            threading.Thread(target=self.close, name="s3dlio-publish").start()
+        else:
+            self.close()
+
+
+def _flat(data: bytes | bytearray | memoryview) -> memoryview:
+    view = memoryview(data)
+    if not view.nbytes:
+        return memoryview(b"")
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())

@@ -1,0 +1,1 @@
+"""The tests. They run against real servers on loopback, see `tests.servers`."""

@@ -1,0 +1,50 @@
+"""What every test gets: an environment without anybody's cloud account, and a real S3 server where it asks for one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .servers.process import CLOUD_VARIABLES
+from .servers.seaweedfs import SeaweedFS, seaweedfs
+
+_NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials, no endpoint, no proxy, no profile files, no metadata service."""
+    for name in list(os.environ):
+        if name.startswith(CLOUD_VARIABLES) or name.upper() in _NETWORK_VARIABLES:
+            monkeypatch.delenv(name)
+    absent = Path(os.devnull) / "absent"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(absent))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(absent))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedFS]:
+    """One server for the whole run. Where it cannot start the tests fail: none is skipped."""
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: SeaweedFS) -> str:
+    """The name of a fresh, empty bucket."""
+    name = f"test-{uuid.uuid4()}"
+    s3_server.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def s3_environment(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> SeaweedFS:
+    """The server, with the environment set so that every client finds it."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -1,0 +1,170 @@
+"""What holds for a whole process: its imports, its exit, Ctrl-C, its memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.seaweedfs import SeaweedFS
+
+HEAVY = ("torch", "numba", "botocore", "google", "tqdm", "boto3")
+
+
+def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=os.environ | variables,
+    )
+
+
+def test_import_loads_nothing_heavy() -> None:
+    done = _python(f"import sys, s3dlio\nprint([name for name in {HEAVY} if name in sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """An endpoint that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        's3dlio.get("s3://bucket/key")',
+        's3dlio.put("s3://bucket/key", bytes(16 << 20))',
+        'list(s3dlio.list("s3://bucket/"))',
+    ],
+)
+def test_interrupt_ends_a_call_that_gets_no_answer(black_hole: str, call: str) -> None:
+    """The request would wait for a minute; the test's own bound is a tenth of that."""
+    code = f"import s3dlio\nprint('begun', flush=True)\n{call}"
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    variables = os.environ | {
+        "AWS_ENDPOINT_URL": black_hole,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        with socket.create_connection(("127.0.0.1", int(black_hole.rpartition(":")[2]))):
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=6)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "ResourceWarning" not in errors
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_process_exits_quietly_after_use(s3_server: SeaweedFS, bucket: str, failing: bool) -> None:
+    uri = f"s3://{bucket}/key"
+    failure = 's3dlio.get("s3://no-such-bucket/key")' if failing else ""
+    code = f"import s3dlio\ns3dlio.put({uri!r}, b'body')\nassert s3dlio.get({uri!r}) == b'body'\n{failure}"
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    variables = os.environ | s3_server.environment()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
+    assert done.returncode == int(failing)
+    assert done.stderr.count("Traceback") == int(failing)
+    assert "Warning" not in done.stderr
+
+
+_MANY_READS = """
+import json, os, resource, sys, trio
+import s3dlio
+from s3dlio.alignment.buffers import BufferPool
+
+uri, keys, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+async def main():
+    pool = BufferPool(256 << 20)
+    async with s3dlio.open_store(uri) as store:
+        metas = [item async for page in store.list() for item in page.objects]
+        assert len(metas) == keys
+        before, highest, done = resident(), 0, 0
+
+        async def read(meta):
+            nonlocal highest, done
+            async with pool.lease(meta.size) as buffer:
+                await store.get_into(meta.key, buffer.view)
+                assert bytes(buffer.view[:8]) == meta.key.encode().rjust(8)
+                assert bytes(buffer.view[-8:]) == meta.key.encode().ljust(8)
+                done += meta.size
+                highest = max(highest, resident())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(rounds):
+                for meta in metas:
+                    nursery.start_soon(read, meta)
+    print(json.dumps({"bytes": done, "growth": highest - before}))
+
+trio.run(main)
+"""
+
+_MANY_BODIES = """
+import json, resource, sys
+from s3dlio.config import Config
+from s3dlio.readahead import ReadAhead, Want
+from s3dlio.session import blocking_store
+
+uri, keys, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+store = blocking_store(uri, Config())
+metas = [item for page in store.list_pages() for item in page.objects]
+assert len(metas) == keys
+before, highest, done = resident(), 0, 0
+for _ in range(rounds):
+    ahead = ReadAhead(Want(store, meta.key, meta) for meta in metas)
+    for position, want in ahead:
+        done += len(ahead.body(position))
+        highest = max(highest, resident())
+print(json.dumps({"bytes": done, "growth": highest - before}))
+"""
+
+
+@pytest.mark.parametrize("program", [_MANY_READS, _MANY_BODIES], ids=["pooled buffers", "read ahead"])
+@pytest.mark.timeout(300)
+def test_ten_gigabytes_stay_within_the_memory_limit(
+    s3_server: SeaweedFS, bucket: str, s3_environment: None, program: str
+) -> None:
+    """256 MiB of buffers, 100 MiB for everything else, however much is read."""
+    import s3dlio
+
+    size, keys, rounds = 32 << 20, 10, 30
+    for number in range(keys):
+        key = f"k{number}"
+        middle = os.urandom(1 << 20) * ((size >> 20) - 1) + os.urandom((1 << 20) - 16)
+        s3dlio.put(f"s3://{bucket}/{key}", key.encode().rjust(8) + middle + key.encode().ljust(8))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, f"s3://{bucket}", str(keys), str(rounds)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.stderr == ""
+    figures = json.loads(done.stdout)
+    assert figures["bytes"] == size * keys * rounds > 10_000_000_000
+    assert figures["growth"] < (256 + 100) << 20
