@@ -18,7 +18,12 @@ The layers, each importing only those below it:
     config, errors, model       plain values
 """
 
-from .blocking import delete, exists, get, list, put, stat
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .config import Config
 from .errors import (
     AlreadyExistsError,
@@ -59,10 +64,30 @@ from .model import (
     SuffixRange,
     Upload,
 )
-from .stores.store import ObjectStore
-from .urls import open_store
+
+if TYPE_CHECKING:
+    from .blocking import delete, exists, get, list, put, stat
+    from .stores.store import ObjectStore
+    from .urls import open_store
 
 __version__ = "0.1.0"
+
+_ON_FIRST_USE = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat"), "blocking")
+_ON_FIRST_USE |= {"ObjectStore": "stores.store", "open_store": "urls"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Trio when it is first used: importing the package costs next to nothing."""
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> Iterable[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})
+
 
 __all__ = [
     "AlreadyExistsError",

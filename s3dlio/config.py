@@ -1,16 +1,16 @@
 """Every setting: its name, its environment variable, its default, in one place.
 
 A :class:`Config` is frozen, hashable and holds no secret; credentials are found when they are needed, see
-:mod:`s3dlio.auth.credentials`. A field that is not given comes from the first of its environment variables that is set
-and not empty, else from its default. The environment is read when the `Config` is made, so a notebook may change it
-between two stores.
+:mod:`s3dlio.auth.credentials`. A field that is not given, or `None`, comes from the first of its environment variables
+that is set and not empty, else from its default. The environment is read when the `Config` is made, so a notebook may
+change it between two stores.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from .errors import ConfigError
@@ -75,6 +75,10 @@ class Config:
     """Longest wait without a byte moving. There is no limit on the whole."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) is None:
+                value = _from_environment(item.metadata.get("variables", ()), None)
+                object.__setattr__(self, item.name, value)
         _check(self)
 
 

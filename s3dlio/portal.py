@@ -35,7 +35,8 @@ _STOP = 2.0
 class Closable(Protocol):
     """What a portal can keep."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Let go of everything."""
 
 
 class Job(Generic[T]):

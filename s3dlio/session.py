@@ -73,26 +73,32 @@ class BlockingStore:
         return door.call(lambda: self.opened(door).get_into(key, view, start=start, if_match=if_match))
 
     def head(self, key: str) -> ObjectMeta:
+        """The object's metadata."""
         door = portal()
         return door.call(lambda: self.opened(door).head(key))
 
     def exists(self, key: str) -> bool:
+        """Whether the object is there."""
         door = portal()
         return door.call(lambda: self.opened(door).exists(key))
 
     def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write an object, in parallel parts where it is large."""
         door = portal()
         return door.call(lambda: self.opened(door).put(key, data, options))
 
     def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
         door = portal()
         door.call(lambda: self.opened(door).delete(key))
 
     def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many objects; the first failure is raised when all were tried."""
         door, listed = portal(), list(keys)
         door.call(lambda: self.opened(door).delete_many(listed))
 
     def copy(self, source: str, target: str) -> PutResult:
+        """Copy an object, on the server."""
         door = portal()
         return door.call(lambda: self.opened(door).copy(source, target))
 

@@ -3,8 +3,8 @@
 Theory of operation. :class:`ParallelStore` stands before a store whose verbs are one request each. Reads above a part
 become ranges that all land in one buffer, writes above a part become a multipart upload, and one limiter bounds the
 parts under way over all objects. Invariant: all ranges of one read are of one version, the one that answered first;
-every other is pinned to its etag. Cancellation and failure: the first failure cancels the sibling parts and is raised by
-itself, not in a group; an upload that does not complete is aborted, shielded, for at most a few seconds, so nothing
+every other is pinned to its etag. Cancellation and failure: the first failure cancels the sibling parts and is raised
+by itself, not in a group; an upload that does not complete is aborted, shielded, for at most a few seconds, so nothing
 becomes visible and no parts are left to pay for.
 """
 
@@ -80,6 +80,7 @@ class ParallelStore(WrapperStore):
         self._limiter = trio.CapacityLimiter(parts_in_flight)
 
     async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+        """The whole object. `known`, from a listing, has all ranges asked for at once; a stale one does no harm."""
         if known is not None and known.size <= self.part_size:
             return await self.inner.get(key, if_match=if_match)
         if known is None or known.etag is None:
@@ -114,6 +115,7 @@ class ParallelStore(WrapperStore):
         return data
 
     async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
+        """Fill `view` from `start`: see :meth:`ObjectStore.get_into`."""
         flat = view.cast("B")
         if len(flat) <= self.part_size:
             return await self.inner.get_into(key, flat, start=start, if_match=if_match)
@@ -142,6 +144,7 @@ class ParallelStore(WrapperStore):
             self._limiter.release_on_behalf_of(token)
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write an object of up to 5 TiB: in one request, or as parts sent from where `data` lies."""
         view = memoryview(data).cast("B")
         part_size = part_size_for(len(view), self.part_size)
         if len(view) <= part_size:

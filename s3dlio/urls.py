@@ -30,6 +30,7 @@ class Uri:
 
     @property
     def root(self) -> str:
+        """The bucket's URI."""
         return f"{self.scheme}://{self.bucket}"
 
     def __str__(self) -> str:

@@ -57,9 +57,7 @@ def test_interrupt_ends_a_call_that_gets_no_answer(black_hole: str, call: str) -
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
     }
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         with socket.create_connection(("127.0.0.1", int(black_hole.rpartition(":")[2]))):

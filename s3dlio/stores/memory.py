@@ -32,7 +32,7 @@ class _Pending:
 
 
 class MemoryStore(ObjectStore):
-    """`memory://name`: a bucket that lives as long as this object. Keys are listed in the order of their UTF-8 bytes."""
+    """`memory://name`: a bucket that lives as long as this object. Keys are listed in the order of their UTF-8."""
 
     def __init__(self, name: str = "memory") -> None:
         self._name = name

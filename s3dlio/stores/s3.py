@@ -269,7 +269,8 @@ class S3Store(ObjectStore):
             async with self._opening:
                 if self._service is None or self._route is None:
                     await self._open()
-        assert self._service is not None and self._route is not None
+        assert self._service is not None
+        assert self._route is not None
         return self._service, self._route
 
     async def _open(self) -> None:
@@ -296,7 +297,8 @@ class S3Store(ObjectStore):
 
     def _move(self, error: WrongRegionError, way: Route) -> Service:
         """Follow the bucket to the region the server named, once for all requests that were under way."""
-        assert self._service is not None and self._route is not None and self._settings is not None
+        assert self._service is not None
+        assert self._settings is not None
         if self._route is not way:
             return self._service
         if error.region == way.region:
@@ -344,7 +346,7 @@ async def payload_hash(body: memoryview, *, tls: bool) -> str:
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes, *, signed_for: str = "") -> Fault | None:
-    """An S3 error answer; a 2xx counts only where its body is an `Error`. A region is news only if it is another one."""
+    """An S3 error answer; a 2xx counts only where its body is an `Error`. Only another region is news."""
     root = None
     if body.lstrip()[:1] == b"<":
         try:
@@ -379,7 +381,7 @@ def object_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
 
 
 def composite_etag(parts: Sequence[Part]) -> str | None:
-    """The etag S3 gives an object made of parts: the MD5 of their MD5s, and how many. `None` where parts have others."""
+    """The etag S3 gives an object made of parts: the MD5 of their MD5s, and how many. `None` for other etags."""
     try:
         digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
     except ValueError:

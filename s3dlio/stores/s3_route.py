@@ -65,6 +65,7 @@ def _virtual(bucket: str, server: Endpoint, addressing: Addressing) -> bool:
 
 
 def is_aws(server: Endpoint) -> bool:
+    """Whether the host is one of Amazon's."""
     return bool(_AWS_HOST.fullmatch(server.host))
 
 
@@ -77,4 +78,5 @@ def regional_endpoint(config_endpoint: str | None, region: str) -> str | None:
 
 
 def resolve_region(config: Config, profile_region: str | None) -> str:
+    """The region to begin with. Errors: `ConfigError`."""
     return check_region(config.region or profile_region or DEFAULT_REGION)

@@ -64,9 +64,11 @@ class Connection:
 
     @property
     def stale(self) -> bool:
+        """Whether the server has ended it while it was idle."""
         return self._stream.stale
 
     def close(self) -> None:
+        """Close at once."""
         self._stream.close()
 
     async def exchange(

@@ -68,10 +68,6 @@ class Download:
         self.received += progress
         return progress > 0
 
-    @property
-    def complete(self) -> bool:
-        return self.result is not None and self.received + self.filled >= self.result.end - self.result.start
-
     def place(self, head: Head, length: int) -> memoryview | None:
         """Where this answer's body goes. Errors: `ObjectChangedError`, `ProtocolError`, `RangeError`."""
         if head.status not in (200, 206):

@@ -21,6 +21,7 @@ class Endpoint:
 
     @property
     def tls(self) -> bool:
+        """Whether connections are encrypted."""
         return self.scheme == "https"
 
     @property

@@ -104,7 +104,8 @@ def quote_etag(etag: str) -> str:
     return etag if etag.startswith(('"', "W/")) or etag == "*" else f'"{etag}"'
 
 
-_MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 
 
 def http_date(text: str) -> datetime | None:

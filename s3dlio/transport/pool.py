@@ -1,10 +1,11 @@
 """Kept-alive connections to one endpoint: a semaphore for how many, a deque for the idle ones.
 
-Theory of operation. A task takes a slot, then the connection used last (the one least likely to have been closed by the
-server), or a new one. Invariant: `leased + free slots == limit`, whatever is cancelled when; an idle connection holds no
-slot. Ownership: between :meth:`acquire` and :meth:`release` the connection is the task's alone; otherwise it is the
-pool's, which closes it. Cancellation: while waiting for a slot nothing is held; while connecting the slot is given back;
-afterwards the holder must call :meth:`release`, in a `finally`, with `reusable=False` unless the exchange ended cleanly.
+Theory of operation. A task takes a slot, then the connection used last (the one least likely to have been closed by
+the server), or a new one. Invariant: `leased + free slots == limit`, whatever is cancelled when; an idle connection
+holds no slot. Ownership: between :meth:`acquire` and :meth:`release` the connection is the task's alone; otherwise it is
+the pool's, which closes it. Cancellation: while waiting for a slot nothing is held; while connecting the slot is given
+back; afterwards the holder must call :meth:`release`, in a `finally`, with `reusable=False` unless the exchange ended
+cleanly.
 
 A server closes idle connections when it likes. One that is readable while idle is dead, and is dropped before reuse.
 """
@@ -80,6 +81,7 @@ class ConnectionPool:
 
     @property
     def leased(self) -> int:
+        """How many connections are in use."""
         return self.limit - self._slots.value
 
     def __repr__(self) -> str:

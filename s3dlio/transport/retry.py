@@ -76,6 +76,7 @@ class RetryPolicy:
         return own if server_asks is None else min(max(own, server_asks), own + self.max_server_extra)
 
     def price(self, failure: Failure) -> int:
+        """What a retry after `failure` costs, in tokens."""
         return self.throttle_cost if failure is Failure.THROTTLED else self.cost
 
 
@@ -94,6 +95,7 @@ class RetryQuota:
         return True
 
     def give_back(self, tokens: int) -> None:
+        """Put tokens back, up to the capacity."""
         self.tokens = min(self.capacity, self.tokens + tokens)
 
     def __repr__(self) -> str:

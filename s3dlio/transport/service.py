@@ -254,6 +254,7 @@ class Service:
         return _Failed(failure, error, server_asks=_server_asks(answer.headers))
 
     def close(self) -> None:
+        """Close the connections."""
         self.pool.close()
 
     def __repr__(self) -> str:

@@ -45,6 +45,7 @@ class Stream:
 
     @property
     def tls(self) -> bool:
+        """Whether it is encrypted."""
         return self._tls
 
     def watch(self, scope: trio.CancelScope | None) -> None:
