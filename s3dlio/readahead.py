@@ -29,12 +29,14 @@ from queue import SimpleQueue
 import trio
 
 from .model import ObjectMeta
-from .portal import BlockingPortal, portal
+from .portal import BlockingPortal, CancelledError, portal
 from .session import BlockingStore
 
 MAX_OBJECTS = 64
 _FIRST_OBJECTS = 4
 _REMEMBERED = 4096
+_WAKE_OBJECTS = 8
+_WAKE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,11 @@ class Want:
 
 
 class _Fetcher:
-    """The loop's side. `done` holds outcomes by position; `wake` gets an item when the one waited for is there."""
+    """The loop's side. `done` holds outcomes by position; `wake` gets an item when the one waited for is there.
+
+    To wake a thread, and to be woken, costs as much as a small object. So the consumer is woken for eight small bodies,
+    or for a mebibyte, or when nothing more is under way.
+    """
 
     def __init__(self, door: BlockingPortal) -> None:
         self.done: dict[int, bytes | Exception] = {}
@@ -65,13 +71,20 @@ class _Fetcher:
         self._door = door
         self._queue: deque[tuple[int, Want]] = deque()
         self._workers = 0
+        self._ready = 0
+        self._dropped: set[int] = set()
+        self._closed = False
         self._nursery: trio.Nursery | None = None
         self._job = door.start_task_soon(self._serve)
 
     async def _serve(self) -> None:
-        async with trio.open_nursery() as self._nursery:
-            self._hire()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._hire()
+                await trio.sleep_forever()
+        finally:
+            self._closed = True
+            self.wake.put(None)
 
     def submit(self, wants: list[tuple[int, Want]]) -> None:
         """From the consumer's thread: fetch these, in this order."""
@@ -102,10 +115,21 @@ class _Fetcher:
         except Exception as error:
             return error
 
+    def drop(self, position: int) -> None:
+        """From the consumer's thread: nobody will come for this one."""
+        self._dropped.add(position)
+        if self.done.pop(position, None) is not None:
+            self._dropped.discard(position)
+
     def _finish(self, position: int, outcome: bytes | Exception) -> None:
+        if position in self._dropped:
+            self._dropped.discard(position)
+            return
         self.done[position] = outcome
-        if self.waiting == position:
-            self.waiting = None
+        self._ready += max(len(outcome), _WAKE_BYTES // _WAKE_OBJECTS) if isinstance(outcome, bytes) else _WAKE_BYTES
+        last = not self._queue and self._workers == 1
+        if self.waiting in self.done and (last or self._ready >= _WAKE_BYTES):
+            self._ready, self.waiting = 0, None
             self.wake.put(None)
 
     def take(self, position: int) -> bytes | Exception:
@@ -116,6 +140,8 @@ class _Fetcher:
             if outcome is not None:
                 self.waiting = None
                 return outcome
+            if self._closed:
+                return CancelledError("reading ahead was closed while a body was waited for")
             self.wake.get()
 
     def close(self) -> None:
@@ -237,7 +263,7 @@ class ReadAhead:
         for passed in [old for old in self._costs if old < position - 2 * MAX_OBJECTS]:
             self._release(passed)
             if self._fetcher is not None:
-                self._fetcher.done.pop(passed, None)
+                self._fetcher.drop(passed)
 
     def _release(self, position: int) -> None:
         self._held -= self._costs.pop(position)

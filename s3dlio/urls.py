@@ -60,8 +60,8 @@ def parse_object_uri(uri: str) -> Uri:
 
 
 def _shown(uri: str) -> str:
-    """The URI, as an error may show it: what may be a signature or a password is left out."""
-    return f"...{uri.partition('@')[2]}" if "@" in uri.partition("?")[0] else uri.partition("?")[0]
+    """The URI, as an error may show it: nothing that may hold a password, no query, which may hold a signature."""
+    return "..." if "@" in uri else uri.partition("?")[0]
 
 
 def open_store(uri: str, config: Config | None = None, **settings: Any) -> ParallelStore:

@@ -43,7 +43,7 @@ from ..transport.retry import RetryPolicy
 from ..transport.service import Fault, Request, Service
 from . import s3_xml
 from .s3_route import Route, check_bucket, regional_endpoint, resolve_region, route
-from .store import DEFAULT_PUT, ObjectStore, check_key
+from .store import DEFAULT_PUT, MAX_KEY, ObjectStore, check_key
 
 _DELETE_BATCH = 1000
 _HASH_IN_THREAD_FROM = 256 << 10
@@ -126,16 +126,24 @@ class S3Store(ObjectStore):
         rest = iter(keys)
         failures: list[StoreError] = []
         while batch := list(islice(rest, _DELETE_BATCH)):
-            spelled = [check_key(key) for key in batch if s3_xml.can_hold(key)]
-            for key in set(batch).difference(spelled):
-                await self.delete(key)
-            if spelled:
-                failures += await self._delete_batch(spelled)
+            failures += await self._delete_batch([key for key in batch if _fits_batch(key)])
+            failures += await self._delete_singly([key for key in batch if not _fits_batch(key)])
         if failures:
             failures[0].add_note(f"{len(failures)} objects in all could not be removed")
             raise failures[0]
 
+    async def _delete_singly(self, keys: Sequence[str]) -> list[StoreError]:
+        failures: list[StoreError] = []
+        for key in keys:
+            try:
+                await self.delete(key)
+            except StoreError as error:
+                failures.append(error)
+        return failures
+
     async def _delete_batch(self, keys: Sequence[str]) -> list[StoreError]:
+        if not keys:
+            return []
         body = s3_xml.delete_body(keys)
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-type": "application/xml", "content-md5": digest}
@@ -315,6 +323,11 @@ class S3Store(ObjectStore):
     def _context(self, operation: str, key: str | None) -> ErrorContext:
         endpoint = str(self._route.endpoint) if self._route else None
         return ErrorContext(operation=operation, bucket=self.bucket, key=key, endpoint=endpoint)
+
+
+def _fits_batch(key: str) -> bool:
+    """Whether DeleteObjects can spell this key, and no server would refuse the whole batch for it."""
+    return bool(key) and s3_xml.can_hold(key) and len(key.encode()) <= MAX_KEY
 
 
 def put_headers(options: PutOptions) -> dict[str, str]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ..alignment.buffers import fresh_bytes
-from ..errors import ErrorContext, IntegrityError, InvalidKeyError, NotFoundError
+from ..errors import ErrorContext, IntegrityError, InvalidKeyError, NotFoundError, ObjectChangedError
 from ..model import (
     BoundedRange,
     GetRange,
@@ -27,7 +27,8 @@ from ..model import (
 )
 
 DEFAULT_PUT = PutOptions()
-_MAX_KEY = 1024
+MAX_KEY = 1024
+"""Longest key, in bytes of UTF-8. Source: "Naming Amazon S3 objects"."""
 
 
 class ObjectStore(ABC):
@@ -125,9 +126,16 @@ class ObjectStore(ABC):
         """
         flat = view.cast("B")
         if not len(flat):
-            return GetResult(await self.head(key), start, start)
+            return GetResult(await self._head_of(key, if_match), start, start)
         byte_range = BoundedRange(start, start + len(flat))
         return await self.fetch(key, exactly(flat), byte_range=byte_range, if_match=if_match)
+
+    async def _head_of(self, key: str, etag: str | None) -> ObjectMeta:
+        meta = await self.head(key)
+        if etag is not None and meta.etag != etag:
+            context = ErrorContext(operation="HEAD", key=key)
+            raise ObjectChangedError("the object was replaced since its etag was learned", context)
+        return meta
 
     async def exists(self, key: str) -> bool:
         """Whether the object is there. Errors other than its absence raise."""
@@ -178,8 +186,8 @@ def check_key(key: str) -> str:
         size = len(key.encode())
     except UnicodeEncodeError:
         raise InvalidKeyError("the key cannot be encoded as UTF-8", ErrorContext(key=key)) from None
-    if size > _MAX_KEY:
-        raise InvalidKeyError(f"the key is longer than {_MAX_KEY} bytes", ErrorContext(key=key))
+    if size > MAX_KEY:
+        raise InvalidKeyError(f"the key is longer than {MAX_KEY} bytes", ErrorContext(key=key))
     return key
 
 

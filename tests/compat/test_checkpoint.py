@@ -16,7 +16,7 @@ from ..servers.seaweedfs import SeaweedFS
 
 @pytest.fixture
 def checkpoint(s3_environment: SeaweedFS) -> Any:
-    """Any, because `torch.save` and `torch.load` are annotated with `IO[bytes]`, which an `io.BufferedIOBase` is not."""
+    """Any, as `torch.save` and `torch.load` are annotated with `IO[bytes]`, which an `io.BufferedIOBase` is not."""
     return S3Checkpoint("us-east-1", s3client_config=S3ClientConfig(part_size=5 << 20))
 
 
