@@ -84,10 +84,10 @@ class MemoryStore(ObjectStore):
         limit: int = 1000,
     ) -> ListPage:
         await trio.lowlevel.checkpoint()
-        after = (token or start_after).encode()
-        names = sorted((key for key in self._objects if key.startswith(prefix)), key=str.encode)
+        after = "" if token else start_after
+        names = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
         entries = dict.fromkeys(_entry(name, prefix, delimiter) for name in names)
-        rest = [entry for entry in entries if entry.encode() > after]
+        rest = [entry for entry in entries if entry > (token or "")]
         chosen = rest[:limit]
         objects = tuple(self._objects[name][0] for name in chosen if not _is_prefix(name, prefix, delimiter))
         prefixes = tuple(name for name in chosen if _is_prefix(name, prefix, delimiter))

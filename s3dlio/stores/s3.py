@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import cast
 
 import trio
 
 from ..auth.credentials import CredentialsProvider, ProfileSettings, aws_credentials, aws_profile
 from ..auth.signer import SigV4Signer
 from ..auth.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, quote_path, quote_query
-from ..config import Config
+from ..config import Addressing, Config
 from ..errors import (
     AlreadyExistsError,
+    ConfigError,
     ErrorContext,
     InvalidKeyError,
     PreconditionFailedError,
@@ -42,7 +45,7 @@ from ..transport.http1 import http_date, quote_etag
 from ..transport.retry import RetryPolicy
 from ..transport.service import Fault, Request, Service
 from . import s3_xml
-from .s3_route import Route, check_bucket, regional_endpoint, resolve_region, route
+from .s3_route import DEFAULT_REGION, Route, check_bucket, check_region, regional_endpoint, route
 from .store import DEFAULT_PUT, MAX_KEY, ObjectStore, check_key
 
 _DELETE_BATCH = 1000
@@ -61,7 +64,6 @@ class S3Store(ObjectStore):
         self.bucket = check_bucket(bucket)
         self.config = config
         self._credentials = credentials
-        self._settings: ProfileSettings | None = None
         self._route: Route | None = None
         self._service: Service | None = None
         self._opening = trio.Lock()
@@ -148,7 +150,7 @@ class S3Store(ObjectStore):
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-type": "application/xml", "content-md5": digest}
         answer = await self._send("DeleteObjects", "POST", query=[("delete", "")], headers=headers, data=body)
-        return list(s3_xml.delete_failures(answer.body))
+        return list(s3_xml.delete_failures(answer.body, self._context("DeleteObjects", None)))
 
     async def copy(self, source: str, target: str) -> PutResult:
         headers = {"x-amz-copy-source": f"/{self.bucket}/{quote_path(check_key(source))}"}
@@ -284,12 +286,11 @@ class S3Store(ObjectStore):
     async def _open(self) -> None:
         """Read the profile, which may touch files, and connect the parts. No request is sent."""
         settings = await trio.to_thread.run_sync(aws_profile, self.config)
-        region = resolve_region(self.config, settings.region)
-        endpoint = self.config.endpoint or settings.endpoint_url
-        self._settings = settings
+        self.config = config = with_profile(self.config, settings)
         if self._credentials is None:
-            self._credentials = aws_credentials(self.config)
-        self._take(route(self.bucket, region, endpoint, self.config.addressing))
+            self._credentials = aws_credentials(config)
+        region = check_region(config.region or DEFAULT_REGION)
+        self._take(route(self.bucket, region, config.endpoint, config.addressing))
 
     def _take(self, way: Route) -> Service:
         assert self._credentials is not None
@@ -306,16 +307,15 @@ class S3Store(ObjectStore):
     def _move(self, error: WrongRegionError, way: Route) -> Service:
         """Follow the bucket to the region the server named, once for all requests that were under way."""
         assert self._service is not None
-        assert self._settings is not None
         if self._route is not way:
             return self._service
         if error.region == way.region:
             raise error
         old = self._service
         try:
-            endpoint = regional_endpoint(self.config.endpoint or self._settings.endpoint_url, error.region)
+            endpoint = regional_endpoint(self.config.endpoint, error.region)
             service = self._take(route(self.bucket, error.region, endpoint, self.config.addressing))
-        except ValueError:
+        except ConfigError:
             raise error from None
         old.pool.retire()
         return service
@@ -328,6 +328,18 @@ class S3Store(ObjectStore):
 def _fits_batch(key: str) -> bool:
     """Whether DeleteObjects can spell this key, and no server would refuse the whole batch for it."""
     return bool(key) and s3_xml.can_hold(key) and len(key.encode()) <= MAX_KEY
+
+
+def with_profile(config: Config, settings: ProfileSettings) -> Config:
+    """The configuration, with what it leaves open taken from the profile. Errors: `ConfigError`."""
+    style = settings.addressing_style if config.addressing == "auto" else None
+    return replace(
+        config,
+        region=config.region or settings.region,
+        endpoint=config.endpoint or settings.endpoint_url,
+        ca_bundle=config.ca_bundle or settings.ca_bundle,
+        addressing=cast("Addressing", style or config.addressing),
+    )
 
 
 def put_headers(options: PutOptions) -> dict[str, str]:

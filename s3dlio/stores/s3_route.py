@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..config import Addressing, Config
+from ..config import Addressing
 from ..errors import ConfigError, ErrorContext, InvalidUriError
 from ..transport.endpoints import Endpoint, parse_endpoint
 
@@ -75,8 +75,3 @@ def regional_endpoint(config_endpoint: str | None, region: str) -> str | None:
         return None
     check_region(region)
     return config_endpoint
-
-
-def resolve_region(config: Config, profile_region: str | None) -> str:
-    """The region to begin with. Errors: `ConfigError`."""
-    return check_region(config.region or profile_region or DEFAULT_REGION)

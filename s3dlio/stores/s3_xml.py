@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -103,11 +104,11 @@ def delete_body(keys: Sequence[str]) -> bytes:
     return f'<Delete xmlns="{_NAMESPACE}"><Quiet>true</Quiet>{objects}</Delete>'.encode()
 
 
-def delete_failures(body: bytes) -> Iterable[StoreError]:
-    """The objects that DeleteObjects' answer says could not be removed."""
+def delete_failures(body: bytes, where: ErrorContext) -> Iterable[StoreError]:
+    """The objects that DeleteObjects' answer, which came from `where`, says could not be removed."""
     for item in parse(body).iterfind("Error"):
         code = text_of(item, "Code")
-        context = ErrorContext(operation="DELETE", key=text_of(item, "Key"), status=200, code=code)
+        context = replace(where, key=text_of(item, "Key"), status=200, code=code)
         kind = error_class(500 if code == "InternalError" else 400, code)
         yield kind(text_of(item, "Message") or "the object could not be removed", context)
 

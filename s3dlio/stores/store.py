@@ -77,7 +77,11 @@ class ObjectStore(ABC):
         token: str | None = None,
         limit: int = 1000,
     ) -> ListPage:
-        """One page of at most `limit` keys that start with `prefix`; `token` continues a listing."""
+        """One page of at most `limit` keys (1 to 1000) that start with `prefix`.
+
+        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Keys up to
+        `start_after` are passed over; `token` continues a listing.
+        """
 
     @abstractmethod
     async def delete(self, key: str) -> None:
