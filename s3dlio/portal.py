@@ -69,7 +69,12 @@ class Job(Generic[T]):
             self._done.release()
 
     def result(self) -> T:
-        """Wait, and give what the coroutine returned, once. Errors: what it raised; `CancelledError`."""
+        """Wait, and give what the coroutine returned, once.
+
+        Errors: what it raised; `CancelledError`; `RuntimeError` on the loop's own thread, which would wait for itself.
+        """
+        if self._portal.is_this_thread:
+            raise RuntimeError("a blocking call on the portal's own thread can never return; use the async methods")
         try:
             self._done.acquire()
         except BaseException:
@@ -142,15 +147,13 @@ class BlockingPortal:
         return job
 
     def call(self, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-        """Run `await function(*arguments)` on the loop and wait for it.
-
-        Errors: what it raises; `RuntimeError` on the loop's own thread, where waiting would never end.
-        """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "a blocking call on the portal's own thread would wait for itself; use the async methods"
-            )
+        """Run `await function(*arguments)` on the loop and wait for it: see :meth:`Job.result`."""
         return self.start_task_soon(function, *arguments).result()
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether the caller runs on the loop's thread."""
+        return threading.current_thread() is self._thread
 
     def enter(self, context: AbstractAsyncContextManager[T]) -> HeldContext[T]:
         """Enter an async context manager on the loop; its body lasts until the :class:`HeldContext` is left."""
@@ -160,7 +163,7 @@ class BlockingPortal:
         """Cancel all jobs, close what is kept, end the thread."""
         if self._nursery is not None:
             self.soon(self._nursery.cancel_scope.cancel)
-        if self.pid == os.getpid() and threading.current_thread() is not self._thread:
+        if self.pid == os.getpid() and not self.is_this_thread:
             self._thread.join(_STOP)
 
     def __repr__(self) -> str:

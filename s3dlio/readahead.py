@@ -169,7 +169,8 @@ class ReadAhead:
         self._reads = 0
         self._window = MAX_OBJECTS if eager else _FIRST_OBJECTS
         self._in_time = 0
-        self._end: BaseException | None = None
+        self._ended = False
+        self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Want]]:
         return self
@@ -177,8 +178,7 @@ class ReadAhead:
     def __next__(self) -> tuple[int, Want]:
         with self._lock:
             if self._yielded == self._pulled and not self._pull():
-                assert self._end is not None
-                raise self._end
+                raise StopIteration if self._failure is None else self._failure
             position = self._yielded
             self._yielded += 1
             self._forget(position - _REMEMBERED)
@@ -186,15 +186,15 @@ class ReadAhead:
 
     def _pull(self) -> bool:
         """Take one more want from the source, or its end, which is kept till the consumer gets there."""
-        if self._end is not None:
+        if self._ended:
             return False
         try:
             self._wants[self._pulled] = next(self._source)
         except StopIteration:
-            self._end = StopIteration()  # not the one caught: its traceback would keep this read's frames, and bodies
+            self._ended = True  # the exception is not kept: its traceback holds this read's frames, and their bodies
             return False
         except BaseException as error:
-            self._end = error
+            self._ended, self._failure = True, error
             return False
         self._pulled += 1
         return True

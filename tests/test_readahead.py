@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -253,3 +254,16 @@ def test_the_end_cancels_what_is_under_way(store: _Store, ending: str) -> None:
 
     portal().call(_until, lambda: store.inner[0].active == 0)
     store.gate.set()
+
+
+def test_an_exhausted_reading_ahead_is_freed_at_once(store: _Store) -> None:
+    ahead = ReadAhead(_wants(store))
+    for position, _ in ahead:
+        ahead.body(position)
+    gone = weakref.ref(ahead)
+    gc.disable()
+    try:
+        del ahead
+        assert gone() is None
+    finally:
+        gc.enable()

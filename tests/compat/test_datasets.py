@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -108,7 +109,6 @@ def test_named_objects_keep_order_and_duplicates(uri: str, bucket: str) -> None:
 
 def test_indexing_is_that_of_a_list(uri: str) -> None:
     dataset: Any = S3MapDataset.from_prefix(uri, region="us-east-1", transform=key_of)
-    assert isinstance(dataset, (Dataset, S3MapDataset))
     assert len(dataset) == 30
     assert [dataset[0], dataset[-1], dataset[torch.tensor(7)]] == [KEYS[0], KEYS[-1], KEYS[7]]
     assert list(dataset) == KEYS
@@ -123,8 +123,15 @@ def test_indexing_is_that_of_a_list(uri: str) -> None:
     assert [len(part) for part in random_split(dataset, [10, 20])] == [10, 20]
 
 
+def test_many_threads_may_index(uri: str) -> None:
+    dataset = S3MapDataset.from_prefix(uri, region="us-east-1", transform=body_of)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(dataset.__getitem__, range(30))) == list(BODIES.items())
+
+
 def test_each_access_makes_a_reader(uri: str) -> None:
     dataset = S3MapDataset.from_prefix(uri, region="us-east-1")
+    assert isinstance(dataset, Dataset)
     assert dataset[4] is not dataset[4]
     assert dataset[4].read() == dataset[4].read() == BODIES[KEYS[4]]
 

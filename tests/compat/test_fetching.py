@@ -186,6 +186,18 @@ def test_a_failed_fetch_leaves_the_position_and_can_be_tried_again() -> None:
     assert reader.read(10) == DATA[300:310]
 
 
+def test_a_failed_fetch_leaves_nothing_wrong_behind() -> None:
+    store, reader = reader_of(DATA, part_size=PART)
+    reader.read(10)
+    reader.seek(300)
+    store.failure = ServerError("down")
+    with pytest.raises(S3Exception):
+        reader.read(10)
+    store.failure = None
+    assert reader.seek(5) == 5
+    assert reader.read(10) == DATA[5:15]
+
+
 def test_a_stream_is_read_whole_and_asked_for_its_size_only_at_need() -> None:
     asked: list[str] = []
 

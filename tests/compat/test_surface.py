@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -29,6 +31,15 @@ def test_the_names_are_there() -> None:
     assert set(_NAMES) <= set(ours.__all__)
     assert isinstance(ours.__version__, str)
     assert ours.__version__ == original.__version__
+
+
+def test_the_import_costs_nothing_beyond_torch() -> None:
+    program = (
+        "import sys, torch.utils.data; before = set(sys.modules); import s3dlio.compat.s3torchconnector;"
+        "print({'botocore', 'numba', 'google.auth', 'boto3', 's3torchconnector'} & (set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ class Fetcher:
         if position in self._window or position >= self.size():
             return
         span = next_window(position, self.size(), self._window, self._source.part_size)
-        self._data = b""
+        self._data, self._window = b"", Span(position, position)
         self._keep(span.start, *self._source.part(span.start, span.end, self._etag))
 
     def _receive(self, position: int, view: memoryview) -> None:

@@ -73,8 +73,10 @@ class StoredObject:
         return self.store.config.part_size
 
     def info(self) -> HasSize:
-        """What the listing said, else what a HEAD says."""
-        return self._info if self._info is not None else ObjectInfo(self.head())
+        """What the listing said, else what a HEAD says, once."""
+        if self._info is None:
+            self._info = ObjectInfo(self.head())
+        return self._info
 
     def stream(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` to `end` (exclusive), by default all of them, in pieces of at most one part."""
