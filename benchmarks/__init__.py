@@ -1,0 +1,1 @@
+"""This library and its peers, side by side on one machine: `make bench`."""

@@ -1,0 +1,116 @@
+"""The servers that are read from, each in a process of its own, on loopback.
+
+nginx is the first choice: it sends files from the page cache at next to no cost, and looks like S3 to its clients, but
+checks no signature. SeaweedFS costs more than the clients do, so with it all of them look alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+import s3dlio
+from tests.servers.process import HOST, free_ports, running
+from tests.servers.seaweedfs import seaweedfs
+
+from .cases import LATENCY, Case
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_NGINX = """
+daemon off;
+master_process off;
+pid {home}/pid;
+error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {home}/body;
+    proxy_temp_path {home}/proxy;
+    fastcgi_temp_path {home}/fastcgi;
+    uwsgi_temp_path {home}/uwsgi;
+    scgi_temp_path {home}/scgi;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    server {{
+        listen {host}:{port};
+        root {folder};
+        default_type binary/octet-stream;
+        location ~ ^/([a-z]+)/?$ {{
+            default_type application/xml;
+            try_files /$1.xml =404;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its name, and the variables by which every client finds it."""
+
+    name: str
+    environment: dict[str, str] = field(repr=False)
+
+
+def _environment(endpoint: str) -> dict[str, str]:
+    """For a server that checks no signature."""
+    return {
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@contextlib.contextmanager
+def fast_server(folder: Path, cases: Sequence[Case]) -> Iterator[Server]:
+    """A server of the objects in `folder`: nginx where it is installed, else SeaweedFS."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    with _nginx(program, folder) if program else _seaweedfs(folder, cases) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def slow_server(folder: Path) -> Iterator[Server]:
+    """A server of the objects in `folder` that answers after `LATENCY`."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "benchmarks.slow_server", str(folder), str(port), str(LATENCY)]
+    with running(command, port, folder.with_name("slow.log"), {"PYTHONPATH": str(ROOT)}):
+        yield Server(f"a server that waits {LATENCY * 1000:.0f} ms", _environment(f"http://{HOST}:{port}"))
+
+
+@contextlib.contextmanager
+def _nginx(program: str, folder: Path) -> Iterator[Server]:
+    (port,) = free_ports(1)
+    home = folder.with_name("nginx")
+    home.mkdir()
+    settings = home / "nginx.conf"
+    settings.write_text(_NGINX.format(home=home, folder=folder, host=HOST, port=port))
+    with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
+        yield Server("nginx", _environment(f"http://{HOST}:{port}"))
+
+
+@contextlib.contextmanager
+def _seaweedfs(folder: Path, cases: Sequence[Case]) -> Iterator[Server]:
+    with seaweedfs() as server:
+        os.environ.update(server.environment())
+        for case in cases:
+            server.create_bucket(case.bucket)
+            trio.run(_upload, folder / case.bucket, case.keys)
+        yield Server("SeaweedFS", server.environment())
+
+
+async def _upload(bucket: Path, keys: Sequence[str]) -> None:
+    async with s3dlio.open_store(f"s3://{bucket.name}") as store:
+        for key in keys:
+            await store.put(key, (bucket / key).read_bytes())
