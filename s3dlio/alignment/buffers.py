@@ -295,15 +295,15 @@ class BufferPool:
         return self._make_lease(waiter, size)
 
     @property
-    @trio.lowlevel.enable_ki_protection
     def stats(self) -> PoolStats:
-        """What the pool holds and has done. Call it on the loop's thread."""
-        self._collect()
+        """What the pool holds and has done."""
+        returned = list(self._returned)  # released, though not yet taken in
+        reusable = sum(buffer.capacity for buffer in returned if not (buffer.closed or self._closed))
         return PoolStats(
             limit=self.limit,
-            leased=self._leased,
-            free=self._free_bytes,
-            leases=self._leases,
+            leased=self._leased - sum(buffer.capacity for buffer in returned),
+            free=self._free_bytes + reusable,
+            leases=self._leases - len(returned),
             waiting=len(self._waiting),
             hits=self._hits,
             misses=self._misses,
@@ -312,22 +312,28 @@ class BufferPool:
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Free what is free, fail all who wait. Leases stay good; their memory goes when they are released."""
+        """Free what is free, fail all who wait. Leases stay good; their memory goes when they are released.
+
+        To be called where `acquire` is: on the loop's thread, or when the run is over.
+        """
         self._closed = True
-        self._settle()
+        if self._is_of_this_process():
+            self._settle()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
+        state, now = "closed" if self._closed else "open", self.stats
         return (
-            f"<BufferPool {state} limit={self.limit} leased={self._leased} free={self._free_bytes}"
-            f" leases={self._leases} waiting={len(self._waiting)}>"
+            f"<BufferPool {state} limit={now.limit} leased={now.leased} free={now.free}"
+            f" leases={now.leases} waiting={now.waiting}>"
         )
 
     def _is_of_this_process(self) -> bool:
         return self._pid == os.getpid()
 
     def _bind(self) -> None:
-        """The first acquire decides which run and process the pool belongs to."""
+        """The first acquire decides which run and process the pool belongs to. A closed pool has none any more."""
+        if self._closed:
+            raise trio.ClosedResourceError("the buffer pool is closed")
         token = trio.lowlevel.current_trio_token()
         if self._token is None:
             self._token, self._pid = token, os.getpid()

@@ -5,10 +5,10 @@ come in as arguments (:mod:`s3dlio.alignment.checksum` computes them).
 
 Theory of operation. A message is a polynomial over GF(2) and its CRC is the remainder modulo P. A 128-bit piece may be
 replaced by any piece of the same remainder, so *folding* multiplies it by x^D mod P (two carry-less multiplications,
-one per 64-bit half) and adds it to the piece D bits further on. Several accumulators hide the multiplier's latency: each
-steps over the whole block, then they are folded into one another, and the last 16 bytes and the tail shorter than a
-block go through a table (slicing-by-8). See Gopal et al., "Fast CRC Computation for Generic Polynomials Using
-PCLMULQDQ", Intel 2009, and Kounavis and Berry, "A Systematic Approach to Building High Performance, Software-based, CRC
+one per 64-bit half) and adds it to the piece D bits further on. Several accumulators hide the multiplier's latency:
+each steps over the whole block, then they are folded into one another. The last 16 bytes and the tail shorter than a
+block go through a table (slicing-by-8). See Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ
+Instruction", Intel 2009, and Kounavis and Berry, "A Systematic Approach to Building High Performance Software-Based CRC
 Generators", ISCC 2005.
 
 A piece is two little-endian words. Bit i of a word stands for x^(63-i), so the 127-bit product of two such words,
@@ -41,8 +41,6 @@ PIECE = 16
 _ACCUMULATORS = {1: 8, 2: 4, 4: 4}
 _ARM = ("aarch64", "arm64")
 _BYTE = np.uint64(0xFF)
-_SHIFTS = tuple(np.uint64(8 * index) for index in range(8))
-_ROWS = tuple(np.uint64(256 * index) for index in range(8))
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _WORDS = types.Array(types.uint64, 1, "C", readonly=True)
@@ -173,37 +171,27 @@ def _fold_intrinsic(lanes: int) -> Any:
     return intrinsic(fold)
 
 
+@njit(nogil=True, inline="always")
 def _step(word: Any, table: Any) -> Any:
     """Eight bytes through the table: the register after `word`, which already has the register before it mixed in."""
-    return (
-        table[_ROWS[7] + (word & _BYTE)]
-        ^ table[_ROWS[6] + ((word >> _SHIFTS[1]) & _BYTE)]
-        ^ table[_ROWS[5] + ((word >> _SHIFTS[2]) & _BYTE)]
-        ^ table[_ROWS[4] + ((word >> _SHIFTS[3]) & _BYTE)]
-        ^ table[_ROWS[3] + ((word >> _SHIFTS[4]) & _BYTE)]
-        ^ table[_ROWS[2] + ((word >> _SHIFTS[5]) & _BYTE)]
-        ^ table[_ROWS[1] + ((word >> _SHIFTS[6]) & _BYTE)]
-        ^ table[word >> _SHIFTS[7]]
-    )
+    crc = np.uint64(0)
+    for index in range(8):
+        crc ^= table[np.uint64(256 * (7 - index)) + (word >> np.uint64(8 * index) & _BYTE)]
+    return crc
 
 
-_compiled_step = njit(nogil=True, inline="always")(_step)
-
-
+@njit(nogil=True, inline="always")
 def _by_table(data: Any, start: Any, crc: Any, table: Any) -> Any:
     """The register after `data[start:]`, eight bytes at a time."""
     even = start + (data.size - start) // 8 * 8
     for place in range(start, even, 8):
         word = crc
         for index in range(8):
-            word ^= np.uint64(data[place + index]) << _SHIFTS[index]
-        crc = _compiled_step(word, table)
+            word ^= np.uint64(data[place + index]) << np.uint64(8 * index)
+        crc = _step(word, table)
     for place in range(even, data.size):
-        crc = table[(crc ^ data[place]) & _BYTE] ^ (crc >> _SHIFTS[1])
+        crc = table[(crc ^ data[place]) & _BYTE] ^ crc >> np.uint64(8)
     return crc
-
-
-_compiled_by_table = njit(nogil=True, inline="always")(_by_table)
 
 
 @functools.cache
@@ -220,7 +208,7 @@ def crc_kernel(lanes: int) -> Kernel:
     """
 
     def through_table(data: Any, crc: Any, table: Any, constants: Any) -> Any:
-        return _compiled_by_table(data, 0, crc, table)
+        return _by_table(data, 0, crc, table)
 
     if lanes == 0:
         return njit(_SIGNATURE, nogil=True)(through_table)
@@ -230,7 +218,7 @@ def crc_kernel(lanes: int) -> Kernel:
         size = data.size // block * block
         if size:
             first, second = fold(data, np.uint64(size), crc, constants)
-            crc = _compiled_step(_compiled_step(first, table) ^ second, table)
-        return _compiled_by_table(data, size, crc, table)
+            crc = _step(_step(first, table) ^ second, table)
+        return _by_table(data, size, crc, table)
 
     return njit(_SIGNATURE, nogil=True)(by_folding)
