@@ -20,6 +20,7 @@ MiB = 1 << 20
 GiB = 1 << 30
 
 Addressing = Literal["auto", "path", "virtual"]
+Durable = Literal["full", "file", "none"]
 
 
 def _setting(default: Any, *variables: str) -> Any:
@@ -37,6 +38,15 @@ class Config:
 
     endpoint: str | None = _setting(None, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     """`http(s)://host[:port]` of an S3-compatible server; else the profile's `endpoint_url`, else AWS."""
+
+    gcs_endpoint: str | None = _setting(None, "STORAGE_EMULATOR_HOST")
+    """`http(s)://host[:port]`, or `host:port` for http, of a server that speaks Google's JSON API; else Google."""
+
+    azure_account: str | None = _setting(None, "AZURE_STORAGE_ACCOUNT_NAME")
+    """Storage account of `az://container`; where there is none, it is in the URI: `az://account/container`."""
+
+    azure_endpoint: str | None = _setting(None, "AZURE_BLOB_ENDPOINT_URL")
+    """`http(s)://host[:port][/account]` of a server that speaks Azure Blob Storage's API; else the account's."""
 
     addressing: Addressing = _setting("auto", "S3DLIO_ADDRESSING")
     """`virtual` puts the bucket into the host name, `path` into the path; `auto` is virtual on AWS, path elsewhere."""
@@ -64,6 +74,16 @@ class Config:
 
     memory_limit: int = _setting(256 * MiB, "S3DLIO_MEMORY_LIMIT")
     """Most bytes in pooled buffers and in bodies read ahead."""
+
+    file_threads: int = _setting(16, "S3DLIO_FILE_THREADS")
+    """Most threads that one `file://` or `direct://` store works on files with."""
+
+    durable: Durable = _setting("full", "S3DLIO_DURABLE")
+    """What a write to a file waits for: `full` has the file and its directories on the disk, so it survives a power
+    failure; `file` the file alone, so its name may be lost, or still mean the old version; `none` waits for nothing."""
+
+    follow_symlinks: bool = False
+    """Follow symbolic links below the root of a `file://` or `direct://` store, wherever they lead."""
 
     max_attempts: int = _setting(3, "AWS_MAX_ATTEMPTS")
     """Most times one request is sent."""
@@ -93,7 +113,9 @@ def _from_environment(variables: Sequence[str], default: Any) -> Any:
         raise ConfigError(f"{found} must be a number, not {os.environ[found]!r}") from None
 
 
-_POSITIVE = ("connections", "part_size", "parts_in_flight", "memory_limit", "max_attempts", "connect_timeout")
+_POSITIVE = (
+    "connections", "part_size", "parts_in_flight", "memory_limit", "file_threads", "max_attempts", "connect_timeout",
+)  # fmt: skip
 
 
 def _check(config: Config) -> None:
@@ -101,6 +123,7 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or not value > 0:
             raise ConfigError(f"{name} must be a number above zero, not {value!r}")
-    choices = get_type_hints(Config)["addressing"].__args__
-    if config.addressing not in choices:
-        raise ConfigError(f"addressing must be one of {', '.join(choices)}, not {config.addressing!r}")
+    for name in ("addressing", "durable"):
+        choices = get_type_hints(Config)[name].__args__
+        if getattr(config, name) not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")

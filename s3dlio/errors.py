@@ -201,6 +201,14 @@ _BY_CODE: dict[str, type[StoreError]] = {
     "BucketAlreadyExists": AlreadyExistsError,
     "BucketAlreadyOwnedByYou": AlreadyExistsError,
     "RequestTimeout": StallError,
+    "BlobNotFound": NotFoundError,
+    "ContainerNotFound": BucketNotFoundError,
+    "BlobAlreadyExists": AlreadyExistsError,
+    "InvalidBlockList": UploadNotFoundError,
+    "InvalidResourceName": InvalidKeyError,
+    "PublicAccessNotPermitted": PermissionDeniedError,
+    "ServerBusy": ThrottledError,
+    "Md5Mismatch": IntegrityError,
 }
 
 _BY_STATUS: dict[int, type[StoreError]] = {

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+def _reduced(value: ObjectMeta | PutOptions) -> tuple[Any, ...]:
+    """How to pickle a value with metadata, which may be of a kind that cannot be pickled."""
+    state = {item.name: getattr(value, item.name) for item in fields(value)}
+    return type(value), tuple((state | {"metadata": dict(value.metadata)}).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +30,8 @@ class ObjectMeta:
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
-    def __getstate__(self) -> dict[str, object]:
-        state = {name: getattr(self, name) for name in self.__slots__}
-        return state | {"metadata": dict(self.metadata)}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reduced(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,9 @@ class PutOptions:
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     if_match: str | None = None
     if_none_match: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reduced(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,13 +207,13 @@ class PartWriter:
     async def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Errors: the `StoreError` of a part that failed, of this write or of an earlier one."""
         view = memoryview(data).cast("B")
-        self._check()
+        nursery = self._usable()
         if self.size + len(view) > MAX_OBJECT:
             raise self._failed(RequestError(f"an object can hold {MAX_OBJECT} bytes at most", self._context()))
         self.size += len(view)
         if self._pending_size + len(view) >= self._next_size():
             try:
-                view = await self._write_parts(view)
+                view = await self._write_parts(view, nursery)
             except BaseException as error:
                 self._failed(error)
                 raise
@@ -221,11 +221,11 @@ class PartWriter:
             self._pending.append(bytes(view))
             self._pending_size += len(view)
 
-    async def _write_parts(self, view: memoryview) -> memoryview:
+    async def _write_parts(self, view: memoryview, nursery: trio.Nursery) -> memoryview:
         """Send the whole parts; what is left is less than one."""
         if self._pending:
             missing = self._next_size() - self._pending_size
-            await self._send(self._join(view[:missing]), self._open_nursery())
+            await self._send(self._join(view[:missing]), nursery)
             view = view[missing:]
         async with sibling_tasks() as borrowing:
             while len(view) >= (part := self._next_size()):
@@ -233,9 +233,13 @@ class PartWriter:
                 view = view[part:]
         return view
 
-    def _check(self) -> None:
+    def _usable(self) -> trio.Nursery:
+        """The nursery to send joined parts in, if the object can still become whole."""
         if self._failure is not None:
             raise self._failure
+        if self._nursery is None:
+            raise trio.ClosedResourceError("the writer is closed")
+        return self._nursery
 
     def _failed(self, error: BaseException) -> BaseException:
         """Note that the object cannot become whole any more."""
@@ -253,11 +257,6 @@ class PartWriter:
         joined = b"".join((*self._pending, tail))
         self._pending, self._pending_size = [], 0
         return memoryview(joined)
-
-    def _open_nursery(self) -> trio.Nursery:
-        if self._nursery is None:
-            raise trio.ClosedResourceError("the writer is closed")
-        return self._nursery
 
     async def _send(self, data: memoryview, nursery: trio.Nursery) -> None:
         if self._upload is None:
@@ -277,9 +276,9 @@ class PartWriter:
 
     async def finish_parts(self) -> None:
         """Send what is left of a multipart upload."""
-        self._check()
+        nursery = self._usable()
         if self._upload is not None and self._pending:
-            await self._send(self._join(memoryview(b"")), self._open_nursery())
+            await self._send(self._join(memoryview(b"")), nursery)
         self._nursery = None
 
     async def publish(self) -> None:
@@ -292,6 +291,7 @@ class PartWriter:
 
     async def discard(self, reason: BaseException) -> None:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""
+        self._failed(reason)
         try:
             if self._upload is not None:
                 await self._store.abort_upload(self._upload)

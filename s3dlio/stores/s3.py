@@ -90,10 +90,10 @@ class S3Store(ObjectStore):
 
     async def head(self, key: str) -> ObjectMeta:
         answer = await self._send("HeadObject", "HEAD", key)
-        size = answer.headers.get("content-length", "")
-        if not size.isdigit():
+        size = s3_xml.parse_size(answer.headers.get("content-length"))
+        if size is None:
             raise ProtocolError("the answer to a HEAD has no length", self._context("HeadObject", key))
-        return object_meta(key, answer.headers, int(size))
+        return object_meta(key, answer.headers, size)
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         answer = await self._conditional("PutObject", "PUT", key, options, data=data, headers=put_headers(options))

@@ -19,6 +19,7 @@ from ..model import ListPage, ObjectMeta, Part
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SIZE = re.compile("[0-9]{1,19}")
 _REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 
 
@@ -34,7 +35,7 @@ def parse(body: bytes) -> Element:
     try:
         parser.Parse(body, True)
         return builder.close()
-    except (expat.ExpatError, AssertionError) as error:
+    except (expat.ExpatError, AssertionError, LookupError, ValueError) as error:  # the last two: a strange encoding
         raise ProtocolError(f"the answer is not the XML it should be: {error}") from None
 
 
@@ -58,9 +59,14 @@ def parse_time(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_size(text: str | None) -> int | None:
+    """A size in bytes; `None` for anything but a few decimal digits."""
+    return int(text) if text is not None and _SIZE.fullmatch(text) else None
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -79,12 +85,12 @@ def parse_list_page(body: bytes) -> ListPage:
 
 
 def _object(item: Element, *, encoded: bool) -> ObjectMeta:
-    size = item.findtext("Size") or ""
-    if not size.isdigit():
-        raise ProtocolError(f"a listed object has the size {size!r}")
+    size = parse_size(item.findtext("Size"))
+    if size is None:
+        raise ProtocolError("a listed object has no size that makes sense")
     return ObjectMeta(
         key=_name(item, "Key", encoded=encoded),
-        size=int(size),
+        size=size,
         etag=text_of(item, "ETag"),
         last_modified=parse_time(text_of(item, "LastModified")),
         storage_class=text_of(item, "StorageClass"),

@@ -16,7 +16,7 @@ from ..model import (
     Sink,
     Upload,
 )
-from .store import DEFAULT_PUT, ObjectStore, check_key
+from .store import DEFAULT_PUT, ObjectStore
 
 
 class WrapperStore(ObjectStore):
@@ -100,7 +100,7 @@ class PrefixStore(WrapperStore):
         self.prefix = prefix
 
     def _inward(self, key: str) -> str:
-        return self.prefix + check_key(key)
+        return self.prefix + key if key else key  # an empty key stays one, and is refused
 
     def _outward(self, meta: ObjectMeta) -> ObjectMeta:
         return replace(meta, key=meta.key.removeprefix(self.prefix))

@@ -14,6 +14,7 @@ Cancellation: an exchange that does not return leaves the connection unusable, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import trio
@@ -96,16 +97,15 @@ class Connection:
     async def _exchange(
         self, method: str, head: bytes, body: Sequence[memoryview], landing: Landing | None, expect: bool
     ) -> Answer:
-        early, sent, broken = None, True, None
+        early, broken = None, None
         try:
             if expect:
                 await self._stream.send_all(head)
-                early = await self._await_continue()
-                sent = early is None and await self._send_body(body)
+                early = await self._await_continue() or await self._send_body(body)
             else:
-                sent = await self._send(head, body)
+                early = await self._send(head, body)
         except OSError as error:
-            sent, broken = False, error
+            broken = error
         try:
             answer_head = early or await self._final_head()
         except (OSError, ProtocolError):
@@ -114,42 +114,46 @@ class Connection:
             raise
         framing = body_framing(method, answer_head)
         content = await self._receive_body(answer_head, framing, landing)
+        sent = early is None and broken is None
         self.reusable = sent and answer_head.keep_alive and framing.kind != "close" and self._start == self._end
         return Answer(answer_head.status, answer_head.headers, content)
 
-    async def _send(self, head: bytes, body: Sequence[memoryview]) -> bool:
+    async def _send(self, head: bytes, body: Sequence[memoryview]) -> Head | None:
+        """Send it all; the final head, when it came before the body's end."""
         if not body:
             await self._stream.send_all(head)
             await self._wait_for_answer()
-            return True
+            return None
         if sum(map(len, body)) < _FIRST_READ:
             await self._stream.send_all(b"".join((head, *body)))
-            return True
+            return None
         await self._stream.send_all(head)
         return await self._send_body(body)
 
-    async def _send_body(self, body: Sequence[memoryview]) -> bool:
-        """Send the body; `False` when an answer came before its end."""
+    async def _send_body(self, body: Sequence[memoryview]) -> Head | None:
+        """Send the body; the final head, when it came before the body's end."""
         if self._stream.tls or sum(map(len, body)) < _WATCH_FROM:
             await self._stream.send_all(*body)
-            return True
-        sent, broken = False, None
+            return None
+        early: Head | None = None
+        broken: OSError | None = None
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await self._stream.wait_readable()
-                nursery.cancel_scope.cancel()
+                nonlocal early
+                with suppress(OSError, ProtocolError):  # who reads on meets them again
+                    early = await self._final_head()
+                    nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             try:
                 await self._stream.send_all(*body)
-                sent = True
             except OSError as error:
                 broken = error
             nursery.cancel_scope.cancel()
-        if broken is not None:
+        if broken is not None and early is None:
             raise broken
-        return sent
+        return early
 
     async def _wait_for_answer(self) -> None:
         """Nothing can be there yet: to look first would only cost a system call. Under TLS looking is what reads."""
@@ -236,6 +240,8 @@ class Connection:
 
     async def _receive_unsized(self, head: Head, framing: Framing, landing: Landing | None) -> bytes:
         """A chunked body, or one that ends with the connection: collected, then placed."""
+        if landing is not None and framing.kind == "close" and head.status in (200, 206):
+            raise ProtocolError("the object's length is not said: its end could not be told from a cut")
         content = await (self._chunks() if framing.kind == "chunked" else self._until_closed())
         view = landing.place(head, len(content)) if landing is not None else None
         if landing is None or view is None:

@@ -9,15 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError
+from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError
 from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
 from .http1 import Head, quote_etag
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(-?\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]{1,19})")
 
 Describe = Callable[[Mapping[str, str], int], ObjectMeta]
 """Makes the metadata of the answered object from the answer's headers and the object's size."""
+
+
+class Pin(NamedTuple):
+    """How a service is held to one version of an object."""
+
+    ask: Callable[[str], tuple[Mapping[str, str], str]]
+    """From an etag, the headers and the piece of the query that ask for its version alone."""
+    refusal: int
+    """The status by which the service says that it has no such version."""
+
+
+IF_MATCH = Pin(lambda etag: ({"if-match": quote_etag(etag)}, ""), 412)
 
 
 def range_header(byte_range: GetRange) -> str:
@@ -35,7 +48,13 @@ class Download:
     """The landing of a GET. `filled` counts the bytes of the current answer, `received` those of earlier ones."""
 
     def __init__(
-        self, key: str, sink: Sink, describe: Describe, byte_range: GetRange | None = None, if_match: str | None = None
+        self,
+        key: str,
+        sink: Sink,
+        describe: Describe,
+        byte_range: GetRange | None = None,
+        if_match: str | None = None,
+        pin: Pin = IF_MATCH,
     ) -> None:
         self.key = key
         self.filled = 0
@@ -45,22 +64,25 @@ class Download:
         self._describe = describe
         self._range = byte_range
         self._if_match = if_match
+        self._pin = pin
         self._view = memoryview(b"")
 
-    def condition(self) -> dict[str, str]:
-        """The headers that ask for what is still missing, of the version that has begun to arrive."""
-        if self.result is None:
-            asked = {} if self._range is None else {"range": range_header(self._range)}
-            return asked | ({"if-match": quote_etag(self._if_match)} if self._if_match else {})
-        pin = self.result.meta.etag or self._if_match
-        first = self.result.start + self.received
-        rest = {"range": range_header(BoundedRange(first, self.result.end))} if first or self._range else {}
-        return rest | ({"if-match": quote_etag(pin)} if pin else {})
+    def narrow(self, headers: Mapping[str, str], query: str) -> tuple[dict[str, str], str]:
+        """A request's headers and query, asking for what is still missing, of the version that has begun to arrive."""
+        missing, etag = self._range, self._if_match
+        if self.result is not None:
+            first = self.result.start + self.received
+            missing = BoundedRange(first, self.result.end) if first or self._range else None
+            etag = self.result.meta.etag or self._if_match
+        asked, piece = self._pin.ask(etag) if etag else ({}, "")
+        ranged = {} if missing is None else {"range": range_header(missing)}
+        return {**headers, **ranged, **asked}, "&".join(filter(None, (query, piece)))
 
-    @property
-    def pinned(self) -> bool:
-        """Whether a failed condition means that the object was replaced."""
-        return self._if_match is not None or self.result is not None
+    def tells_change(self, status: int) -> bool:
+        """Whether an error answer means that the object was replaced: another etag, or an end before our place."""
+        if self.result is None:
+            return status == self._pin.refusal and self._if_match is not None
+        return status in (self._pin.refusal, 416)
 
     def broke_off(self) -> bool:
         """Note that the current answer ended early; whether it had brought anything."""
@@ -102,14 +124,27 @@ class Download:
             raise self._wrong(f"asked for bytes {wanted_start} to {wanted_end}, the answer has {start} to {end}")
         if self._if_match and meta.etag and quote_etag(meta.etag) != quote_etag(self._if_match):
             raise self._changed(self._if_match, meta.etag)
-        self.result = GetResult(meta, start, end)
-        self._view = self._sink(self.result)
+        coming = GetResult(meta, start, end)
+        self._view = self._open_sink(coming)
+        self.result = coming
         return self._view
+
+    def _open_sink(self, coming: GetResult) -> memoryview:
+        """The sink's view. A failure of the sink's own must not pass for one of the connection."""
+        try:
+            view = self._sink(coming)
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"there is no place for the body: {error}", self._context()) from error
+        if len(view) != coming.end - coming.start:
+            raise ValueError(f"the sink gave a view of {len(view)} bytes for {coming.end - coming.start}")
+        return view
 
     def _continue(self, meta: ObjectMeta, start: int, end: int) -> memoryview:
         assert self.result is not None
         known = self.result
-        if meta.etag != known.meta.etag or meta.size != known.meta.size:
+        if _version(meta) != _version(known.meta):
             raise self._changed(known.meta.etag, meta.etag)
         if (start, end) != (known.start + self.received, known.end):
             raise self._wrong(f"the answer continues at byte {start}, not at {known.start + self.received}")
@@ -124,3 +159,8 @@ class Download:
 
     def _context(self) -> ErrorContext:
         return ErrorContext(operation="GET", key=self.key)
+
+
+def _version(meta: ObjectMeta) -> tuple[object, ...]:
+    """What two versions of an object differ in. The time counts only where there is no etag: replicas may disagree."""
+    return meta.size, meta.etag or meta.last_modified

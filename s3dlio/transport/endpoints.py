@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
 _PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +44,19 @@ class Endpoint:
 
 def parse_endpoint(url: str) -> Endpoint:
     """An endpoint from `http(s)://host[:port][/prefix]`. Errors: `ConfigError`."""
+    if "@" in url:
+        raise ConfigError("an endpoint URL must not hold a user or password")
     try:
         parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"not an endpoint URL: {error}") from None
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ConfigError("an endpoint must be http://host[:port] or https://host[:port]" + _shown(parts.netloc, url))
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError("an endpoint URL must not hold a user, password, query or fragment")
-    return Endpoint(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise _malformed(url) from None
+    if parts.query or parts.fragment:
+        raise ConfigError("an endpoint URL must not hold a query or fragment")
+    if parts.scheme not in _PORTS or port == 0 or not (_HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path)):
+        raise _malformed(url)
+    return Endpoint(parts.scheme, host, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
 
 
-def _shown(netloc: str, url: str) -> str:
-    return "" if "@" in netloc or "@" in url else f", not {url!r}"
+def _malformed(url: str) -> ConfigError:
+    return ConfigError(f"an endpoint must be http://host[:port] or https://host[:port], not {url!r}")

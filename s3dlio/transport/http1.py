@@ -54,7 +54,7 @@ class _HeadCollector:
         self.complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        field, text = _field_name(name), value.decode("latin-1")
+        field, text = _field_name(name), value.decode("latin-1").rstrip(" \t")
         old = self.headers.get(field)
         self.headers[field] = text if old is None else f"{old}, {text}"
 
@@ -63,11 +63,14 @@ class _HeadCollector:
 
 
 def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """The bytes of a request's head. Errors: `ProtocolError` where a value would end its line."""
+    """The bytes of a request's head. Errors: `ProtocolError` where a value would end its line or has no such bytes."""
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     if _FORBIDDEN.search("".join(lines)):
         raise ProtocolError("a request line or header holds CR, LF or NUL")
-    return "\r\n".join(lines).encode("latin-1")
+    try:
+        return "\r\n".join(lines).encode("latin-1")
+    except UnicodeEncodeError:
+        raise ProtocolError("a request line or header holds a character that HTTP cannot carry") from None
 
 
 def parse_head(data: bytes | bytearray | memoryview) -> Head:
@@ -78,9 +81,13 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head:
         parser.feed_data(data)
     except httptools.HttpParserError as error:
         raise ProtocolError(f"not an HTTP response: {error}") from None
+    except httptools.HttpParserUpgrade:
+        raise ProtocolError("the server changed to a protocol that nobody asked for") from None
     if not collector.complete:
         raise ProtocolError("not an HTTP response: the head is incomplete")
-    return Head(parser.get_status_code(), collector.headers, parser.should_keep_alive())
+    headers = collector.headers
+    keep_alive = parser.get_http_version() == "1.1" and "close" not in headers.get("connection", "").lower()
+    return Head(parser.get_status_code(), headers, keep_alive)
 
 
 def body_framing(method: str, head: Head) -> Framing:
@@ -132,6 +139,7 @@ class ChunkedDecoder:
         self.excess = b""
         self._pending = bytearray()
         self._left = 0
+        self._trailer_left = MAX_HEAD
         self._state: Literal["size", "data", "end", "trailer"] = "size"
 
     def feed(self, data: bytes | memoryview) -> Iterable[bytes]:
@@ -147,7 +155,7 @@ class ChunkedDecoder:
 
     def _line(self) -> bytes | None:
         end = self._pending.find(b"\n")
-        if end < 0 and len(self._pending) > _MAX_LINE:
+        if end > _MAX_LINE or (end < 0 and len(self._pending) > _MAX_LINE):
             raise ProtocolError("a chunk line is too long")
         return self._take(end + 1) if end >= 0 else None
 
@@ -190,5 +198,8 @@ class ChunkedDecoder:
             return False
         if not line.endswith(b"\r\n"):
             raise ProtocolError("a trailer line does not end in CR LF")
+        self._trailer_left -= len(line)
+        if self._trailer_left < 0:
+            raise ProtocolError(f"the trailers are longer than {MAX_HEAD} bytes")
         self.done = line == b"\r\n"
         return True

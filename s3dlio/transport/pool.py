@@ -2,10 +2,10 @@
 
 Theory of operation. A task takes a slot, then the connection used last (the one least likely to have been closed by
 the server), or a new one. Invariant: `leased + free slots == limit`, whatever is cancelled when; an idle connection
-holds no slot. Ownership: between :meth:`acquire` and :meth:`release` the connection is the task's alone; otherwise it is
-the pool's, which closes it. Cancellation: while waiting for a slot nothing is held; while connecting the slot is given
-back; afterwards the holder must call :meth:`release`, in a `finally`, with `reusable=False` unless the exchange ended
-cleanly.
+holds no slot, but makes room for a new one. Ownership: between :meth:`acquire` and :meth:`release` the connection is
+the task's alone; otherwise it is the pool's, which closes it. Cancellation: while waiting for a slot nothing is held;
+while connecting the slot is given back; afterwards the holder must call :meth:`release`, in a `finally`, with
+`reusable=False` unless the exchange ended cleanly.
 
 A server closes idle connections when it likes. One that is readable while idle is dead, and is dropped before reuse.
 """
@@ -56,6 +56,8 @@ class ConnectionPool:
         return None
 
     async def _open(self) -> Connection:
+        while self._idle and self.leased + len(self._idle) > self.limit:
+            self._idle.popleft().close()
         connection = await self._connect()
         self.opened += 1
         return connection

@@ -45,6 +45,7 @@ from .retry import Failure, RetryPolicy, RetryQuota, failure_of
 
 _log = logging.getLogger("s3dlio.transport")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
+_DEFAULTS = {"accept-encoding": "identity", "user-agent": "s3dlio"}
 
 
 class Request(NamedTuple):
@@ -164,29 +165,28 @@ class Service:
 
     async def _exchange(self, request: Request, download: Download | None) -> Answer:
         """One request on the wire, or two when a kept-alive connection was closed under the first."""
-        headers = {"host": self.endpoint.authority, **request.headers}
+        size = sum(map(len, request.body))
+        expect = size >= EXPECT_FROM and self._use_expect
+        asked, query = request.headers, request.query
         if download is not None:
-            headers |= download.condition()
-        await self.signer.sign(request.method, request.path, request.query, headers, request.payload_hash)
-        expect = self._complete_headers(request, headers)
-        target = f"{request.path}?{request.query}" if request.query else request.path
+            asked, query = download.narrow(asked, query)
+        headers = self._headers(request.method, asked, size, expect=expect)
+        query = await self.signer.sign(request.method, request.path, query, headers, request.payload_hash)
+        target = f"{request.path}?{query}" if query else request.path
         head = request_head(request.method, target, headers)
         try:
             return await self._on_connection(request, head, download, expect=expect)
         except _StaleConnectionError:
             return await self._on_connection(request, head, download, expect=expect, fresh=True)
 
-    def _complete_headers(self, request: Request, headers: dict[str, str]) -> bool:
-        """Add what is not signed; whether to wait for a 100."""
-        size = sum(map(len, request.body))
-        if size or request.method in ("PUT", "POST"):
+    def _headers(self, method: str, asked: Mapping[str, str], size: int, *, expect: bool) -> dict[str, str]:
+        """All that the request says but its signature."""
+        headers = {"host": self.endpoint.authority, **_DEFAULTS, **asked}
+        if size or method in ("PUT", "POST"):
             headers["content-length"] = str(size)
-        expect = size >= EXPECT_FROM and self._use_expect
         if expect:
             headers["expect"] = "100-continue"
-        headers["accept-encoding"] = "identity"
-        headers["user-agent"] = "s3dlio"
-        return expect
+        return headers
 
     async def _on_connection(
         self, request: Request, head: bytes, download: Download | None, *, expect: bool, fresh: bool = False
@@ -246,11 +246,11 @@ class Service:
         message = fault.message or f"the server answered {answer.status}"
         if fault.region is not None and answer.status in (301, 302, 307, 400, 403):
             return _Failed(Failure.FINAL, WrongRegionError(message, context, fault.region))
-        if answer.status == 412 and download is not None and download.pinned:
+        if download is not None and download.tells_change(answer.status):
             message = "the object was replaced since its etag was learned"
             return _Failed(Failure.FINAL, ObjectChangedError(message, context))
         failure = failure_of(answer.status, fault.code)
-        error = error_class(answer.status, fault.code)(message, context)
+        error = error_class(answer.status if answer.status >= 300 else 500, fault.code)(message, context)
         return _Failed(failure, error, server_asks=_server_asks(answer.headers))
 
     def close(self) -> None:
@@ -269,6 +269,6 @@ def _server_asks(headers: Mapping[str, str]) -> float | None:
     """Seconds from `x-amz-retry-after` (milliseconds) or `Retry-After` (seconds; dates are ignored)."""
     for name, unit in (("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "")
-        if value.isdigit() and len(value) < 10:
+        if value.isdecimal() and len(value) < 10:
             return int(value) * unit
     return None

@@ -11,7 +11,7 @@ socket as it was; bytes already received are in the view, and the caller, who no
 stream. Fairness: a peer that always has data never makes us wait, so every `_TURN` bytes the task yields by itself.
 
 Wake-ups are what a busy interpreter makes expensive: each one waits for the GIL. While much of a body is missing,
-`SO_RCVLOWAT` lets the kernel collect before it wakes us.
+`SO_RCVLOWAT` lets the kernel collect before it wakes us; not for long, as few bytes are progress too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .endpoints import Endpoint
 _TURN = 2 << 20
 _LOW_WATER = 512 << 10
 _SMALL = 64 << 10
+_COLLECT = 0.25
 
 
 class Stream:
@@ -62,8 +63,13 @@ class Stream:
             self._scope.deadline = trio.current_time() + self._stall_timeout
 
     async def wait_readable(self) -> None:
-        """Wait until there is something to read."""
+        """Wait until there is something to read: as much as :meth:`expect` asked for, or what a while has brought."""
         self._arm()
+        if self._low_water > 1:
+            with trio.move_on_after(min(_COLLECT, self._stall_timeout / 2)):
+                await trio.lowlevel.wait_readable(self._sock)
+                return
+            self.expect(0)
         await trio.lowlevel.wait_readable(self._sock)
 
     async def _wait_writable(self) -> None:
@@ -72,6 +78,7 @@ class Stream:
 
     async def receive_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; returns how many, 0 when the peer has ended. Errors: `OSError`."""
+        await self._take_turn()
         while True:
             try:
                 count = self._sock.recv_into(view)
@@ -80,13 +87,13 @@ class Stream:
             except ssl.SSLWantWriteError:
                 await self._wait_writable()
             else:
-                await self._take_turn(count)
+                self._since_turn += count
                 return count
 
-    async def _take_turn(self, count: int) -> None:
-        self._since_turn += count
+    async def _take_turn(self) -> None:
+        """Let others run, if it is time to: before any byte is taken, as a cancelled call must not have taken one."""
         if self._since_turn > _TURN:
-            self._since_turn = 0
+            self._arm()
             await trio.lowlevel.checkpoint()
 
     def expect(self, missing: int) -> None:
@@ -98,6 +105,7 @@ class Stream:
 
     async def send(self, view: memoryview) -> int:
         """Send some of `view`; returns how many bytes went. Errors: `OSError`."""
+        await self._take_turn()
         while True:
             try:
                 count = self._sock.send(view)
@@ -106,7 +114,7 @@ class Stream:
             except ssl.SSLWantReadError:
                 await self.wait_readable()
             else:
-                await self._take_turn(count)
+                self._since_turn += count
                 return count
 
     async def send_all(self, *parts: bytes | memoryview) -> None:

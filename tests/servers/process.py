@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sysconfig
 import time
@@ -57,9 +58,15 @@ def without_cloud_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[None]:
     """Run a server until the block ends, which begins when `GET /` on `port` is answered with less than 500.
+
+    With `tls` it is asked by https.
 
     Errors: `ServerExitedError` or `TimeoutError`, both with the end of the server's log.
     """
@@ -74,15 +81,15 @@ def running(
             start_new_session=True,
         )
     try:
-        _wait_for_answer(process, port, log)
+        _wait_for_answer(process, port, log, tls)
         yield
     finally:
         _kill(process)
 
 
-def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path, tls: ssl.SSLContext | None) -> None:
     deadline = time.monotonic() + START_LIMIT
-    while not _answers(port):
+    while not _answers(port, tls):
         if time.monotonic() > deadline:
             raise TimeoutError(f"no answer on port {port} within {START_LIMIT:.0f} s\n{_tail(log)}")
         time.sleep(0.02)
@@ -92,8 +99,11 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> 
         raise ServerExitedError(f"the server exited with {process.returncode}\n{_tail(log)}")
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+def _answers(port: int, tls: ssl.SSLContext | None) -> bool:
+    if tls is None:
+        connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    else:
+        connection = http.client.HTTPSConnection(HOST, port, timeout=2, context=tls)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status < 500

@@ -118,5 +118,12 @@ def _command(home: Path, ports: list[int]) -> list[str]:
         *(executable("weed"), "mini", f"-dir={home}/data", f"-ip={HOST}", f"-ip.bind={HOST}", *listen, *grpc),
         *(f"-s3.config={home}/s3.json", f"-s3.domainName={DOMAIN}"),
         *(f"-s3.localSocket={home}/s3.sock", f"-filer.localSocket={home}/filer.sock"),
-        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
+        *(
+            "-volume.max=10000",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-master.telemetry=false",
+        ),
     ]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import pickle
+from dataclasses import MISSING, Field, FrozenInstanceError, fields
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from s3dlio import config
+from s3dlio.config import Config
+from s3dlio.errors import ConfigError
+
+FROM_ENVIRONMENT = [field for field in fields(Config) if field.metadata]
+NUMBERS = [field.name for field in FROM_ENVIRONMENT if isinstance(field.metadata["default"], int | float)]
+
+_SPELLINGS: dict[object, tuple[str, object]] = {
+    None: ("some-text", "some-text"),
+    int: ("17", 17),
+    float: ("2.5", 2.5),
+    "auto": ("path", "path"),
+    "full": ("file", "file"),
+}
+
+
+def _other(default: Any) -> tuple[str, object]:
+    """A value that is not the default: as the environment spells it, and as the field holds it."""
+    return _SPELLINGS[type(default) if isinstance(default, int | float) else default]
+
+
+@pytest.mark.parametrize("field", FROM_ENVIRONMENT, ids=lambda field: field.name)
+def test_a_setting_comes_from_its_first_variable_that_is_not_empty(
+    monkeypatch: pytest.MonkeyPatch, field: Field[Any]
+) -> None:
+    variables, default = field.metadata["variables"], field.metadata["default"]
+    assert getattr(Config(), field.name) == default
+    text, value = _other(default)
+    monkeypatch.setenv(variables[-1], text)
+    assert getattr(Config(), field.name) == value
+    monkeypatch.setenv(variables[0], "")
+    assert getattr(Config(), field.name) == (value if len(variables) > 1 else default)
+    if len(variables) > 1:
+        monkeypatch.setenv(variables[0], "first")
+        assert getattr(Config(), field.name) == "first"
+
+
+@pytest.mark.parametrize("field", FROM_ENVIRONMENT, ids=lambda field: field.name)
+def test_an_argument_wins_even_where_it_is_the_default(monkeypatch: pytest.MonkeyPatch, field: Field[Any]) -> None:
+    default = field.metadata["default"]
+    text, value = _other(default)
+    monkeypatch.setenv(field.metadata["variables"][0], text)
+    none_is_not_given = default is None
+    assert getattr(Config(**{field.name: default}), field.name) == (value if none_is_not_given else default)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["many", "8MiB", "0", "-1", "nan", "1e3x", " "])
+def test_an_unusable_number_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    (variable,) = next(field.metadata["variables"] for field in FROM_ENVIRONMENT if field.name == name)
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError, match=f"{variable}|{name}"):
+        Config()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [0, -5, "8", None])
+def test_an_unusable_number_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Config(**{name: value})  # type: ignore[arg-type]
+
+
+def test_addressing_is_one_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="auto, path, virtual"):
+        Config(addressing="dns")  # type: ignore[arg-type]
+    monkeypatch.setenv("S3DLIO_ADDRESSING", "dns")
+    with pytest.raises(ConfigError, match="dns"):
+        Config()
+
+
+def test_a_config_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Config(part_size=1 << 20)
+    assert made == Config(part_size=1 << 20)
+    assert hash(made) == hash(Config(part_size=1 << 20))
+    assert made != Config()
+    with pytest.raises(FrozenInstanceError):
+        made.part_size = 5  # type: ignore[misc]
+    monkeypatch.setenv("S3DLIO_CONNECTIONS", "3")
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_every_setting_is_documented_and_has_a_default() -> None:
+    (body,) = (node.body for node in ast.walk(ast.parse(inspect.getsource(config))) if isinstance(node, ast.ClassDef))
+    documented = [
+        node.target.id
+        for node, after in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
+    ]
+    assert documented == [field.name for field in fields(Config)]
+    assert all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(Config))

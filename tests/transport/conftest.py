@@ -1,0 +1,64 @@
+"""A fault server, and stores that talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from s3dlio.auth.credentials import CredentialsProvider
+from s3dlio.config import Config
+from s3dlio.stores.s3 import S3Store
+
+from ..servers.faults import FaultServer, fault_server
+
+BUCKET = "bucket"
+ROOT = f"/{BUCKET}/"
+DATA = bytes(range(256)) * 40
+SECRET = "canary-secret-key/with+signs="
+TOKEN = "canary-session-token"
+
+MakeStore = Callable[..., S3Store]
+
+
+@pytest.fixture(autouse=True)
+def static_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
+    return MockClock(autojump_threshold=0.02)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultServer]:
+    """With one object, `key`, of :data:`DATA`."""
+    async with fault_server() as running:
+        running.objects[f"{ROOT}key"] = DATA
+        yield running
+
+
+@pytest.fixture
+async def make_store(server: FaultServer) -> AsyncIterator[MakeStore]:
+    """Makes stores of one bucket at the fault server, or at another `endpoint`; the settings are `Config`'s."""
+    async with AsyncExitStack() as stack:
+
+        def make(credentials: CredentialsProvider | None = None, **settings: Any) -> S3Store:
+            store = S3Store(BUCKET, Config(**{"endpoint": server.endpoint} | settings), credentials)
+            stack.push_async_callback(store.aclose)
+            return store
+
+        yield make
+
+
+@pytest.fixture
+async def store(make_store: MakeStore) -> S3Store:
+    return make_store()

@@ -1,0 +1,184 @@
+"""The pool's invariant under contention, closing and failure: slots come back, and connections are bounded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from s3dlio.config import Config
+from s3dlio.errors import ConnectionFailedError, StoreError
+from s3dlio.stores.s3 import S3Store
+from s3dlio.transport.pool import ConnectionPool
+
+from ..servers.faults import NOTHING, Fault, FaultServer, fault_server
+from .conftest import DATA, ROOT, MakeStore
+
+LIMIT = 4
+
+
+def pool_of(store: S3Store) -> ConnectionPool:
+    assert store._service is not None
+    return store._service.pool
+
+
+async def test_no_more_connections_than_the_limit(server: FaultServer, make_store: MakeStore) -> None:
+    store = make_store(connections=LIMIT)
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(store.get, "key")
+    assert len(server.requests) == 50
+    assert server.connections == server.most_open == LIMIT
+    assert pool_of(store).leased == 0
+
+
+async def test_not_even_when_old_connections_die_under_requests(server: FaultServer, make_store: MakeStore) -> None:
+    """Each request then needs a fresh connection, while idle ones that may be dead as well are still there."""
+    store = make_store(connections=LIMIT)
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(LIMIT):
+                nursery.start_soon(store.get, "key")
+        server.script += [Fault(cut=NOTHING, reset=True)]
+        assert await store.get("key") == DATA
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        assert len(server.open) <= LIMIT
+    assert pool_of(store).leased == 0
+
+
+async def test_idle_connections_make_room_for_a_fresh_one(server: FaultServer, make_store: MakeStore) -> None:
+    store = make_store(connections=LIMIT)
+    async with trio.open_nursery() as nursery:
+        for _ in range(LIMIT):
+            nursery.start_soon(store.get, "key")
+    pool = pool_of(store)
+    connection = await pool.acquire(fresh=True)
+    await server.settled(LIMIT)
+    assert server.connections == LIMIT + 1
+    pool.release(connection, reusable=True)
+    assert pool.leased == 0
+
+
+async def test_one_connection_is_enough(server: FaultServer, make_store: MakeStore) -> None:
+    store = make_store(connections=1)
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(store.put, f"key-{number}", DATA)
+    assert server.connections == 1
+    assert len(server.objects) == 11
+
+
+async def test_calls_in_turn_use_one_connection(server: FaultServer, store: S3Store) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(store.get, "key")
+    opened = server.connections
+    for _ in range(5):
+        await store.get("key")
+    assert len({asked.connection for asked in server.requests[3:]}) == 1
+    assert server.connections == opened
+
+
+async def test_a_connection_that_spoke_up_while_idle_is_not_used(server: FaultServer, store: S3Store) -> None:
+    await store.get("key")
+    await trio.testing.wait_all_tasks_blocked()
+    (stream,) = server.open.values()
+    await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil")
+    await trio.testing.wait_all_tasks_blocked(0.005)
+    assert await store.get("key") == DATA
+    assert [asked.connection for asked in server.requests] == [1, 2]
+    assert pool_of(store).stale == 1
+
+
+async def test_a_closed_store_gives_out_nothing(server: FaultServer, store: S3Store) -> None:
+    await store.get("key")
+    await store.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await store.get("key")
+    await server.settled(0)
+
+
+async def test_closing_lets_a_request_finish(server: FaultServer, store: S3Store) -> None:
+    server.always = Fault(pace=(5000, 0.001))
+    got: list[bytes] = []
+
+    async def get() -> None:
+        got.append(await store.get("key"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get)
+        while not server.requests:
+            await trio.testing.wait_all_tasks_blocked()
+        await store.aclose()
+    assert got == [DATA]
+    await server.settled(0)
+    assert pool_of(store).leased == 0
+
+
+async def test_failed_connections_give_their_slot_back(server: FaultServer, make_store: MakeStore) -> None:
+    store = make_store(endpoint="http://127.0.0.1:1", connections=1, max_attempts=1)
+    for _ in range(3):
+        with pytest.raises(ConnectionFailedError):
+            await store.get("key")
+    assert pool_of(store).leased == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_cancelled_at_random_under_contention(server: FaultServer, make_store: MakeStore, seed: int) -> None:
+    """Readers and writers that come and go, over a network that breaks: then everything is back, and still works."""
+    chance, store = random.Random(seed), make_store(connections=LIMIT)
+    server.objects[f"{ROOT}large"] = bytes(200_000)
+    faults = [Fault(), Fault(cut=100), Fault(cut=NOTHING, reset=True), Fault(hang_up=True), Fault(500), Fault(stall=0)]
+    server.script += [chance.choice(faults) for _ in range(150)]
+
+    async def client() -> None:
+        with trio.CancelScope() as scope:
+            victims.append(scope)
+            operations: list[Callable[[str], Awaitable[object]]] = [
+                store.get,
+                store.head,
+                partial(store.put, data=bytes(50_000)),
+            ]
+            try:
+                await chance.choice(operations)(chance.choice(["key", "large"]))
+            except StoreError:
+                return
+
+    victims: list[trio.CancelScope] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(120):
+            nursery.start_soon(client)
+            if chance.random() < 0.5:
+                await trio.testing.wait_all_tasks_blocked()
+            for scope in chance.sample(victims, k=len(victims) // 8):
+                scope.cancel()
+        nursery.cancel_scope.cancel()
+    server.script.clear()
+    server.objects[f"{ROOT}key"] = DATA
+    assert pool_of(store).leased == 0
+    assert await store.get("key") == DATA
+    await server.settled(sum(not connection.stale for connection in pool_of(store)._idle))
+    assert len(server.open) <= LIMIT
+
+
+async def test_ipv6() -> None:
+    async with fault_server("::1") as server:
+        server.objects[f"{ROOT}key"] = DATA
+        async with S3Store("bucket", Config(endpoint=server.endpoint, addressing="virtual")) as store:
+            assert await store.get("key") == DATA
+        assert server.endpoint.startswith("http://[::1]:")
+        assert server.requests[0].headers["host"] == server.endpoint.removeprefix("http://")
+
+
+async def test_names_under_localhost(server: FaultServer, make_store: MakeStore) -> None:
+    """Virtual hosts of a local server need no name service."""
+    server.objects["/key"] = DATA
+    port = server.endpoint.rpartition(":")[2]
+    store = make_store(endpoint=f"http://s3.localhost:{port}", addressing="virtual")
+    assert await store.get("key") == DATA
+    assert server.requests[0].headers["host"] == f"bucket.s3.localhost:{port}"
+    assert server.requests[0].target == "/key"

@@ -1,0 +1,160 @@
+"""Limits are on silence, never on the whole: a peer that stops is given up, one that is slow is not."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from s3dlio.errors import ConnectionFailedError, ConnectTimeoutError, StallError
+from s3dlio.model import PutOptions
+from s3dlio.transport.stream import Stream
+
+from ..servers.faults import NOTHING, Fault, FaultServer
+from .conftest import DATA, ROOT, MakeStore
+
+MiB = 1 << 20
+BIG = bytes(2 * MiB)
+
+
+@pytest.mark.parametrize("operation", ["get", "head", "put", "list"])
+async def test_silence_instead_of_a_head(
+    clock: MockClock, server: FaultServer, make_store: MakeStore, operation: str
+) -> None:
+    store = make_store(max_attempts=1, stall_timeout=30)
+    server.always = Fault(stall=NOTHING)
+    verbs: dict[str, Callable[[], Awaitable[object]]] = {
+        "get": lambda: store.get("key"),
+        "head": lambda: store.head("key"),
+        "put": lambda: store.put("key", DATA),
+        "list": store.list_page,
+    }
+    began = trio.current_time()
+    with pytest.raises(StallError, match="30 seconds") as caught:
+        await verbs[operation]()
+    assert trio.current_time() - began == pytest.approx(30, abs=0.5)
+    assert caught.value.attempts == len(server.requests) == 1
+
+
+async def test_each_attempt_has_its_own_limit(clock: MockClock, server: FaultServer, make_store: MakeStore) -> None:
+    store = make_store(stall_timeout=30)
+    server.always = Fault(stall=NOTHING)
+    began = trio.current_time()
+    with pytest.raises(StallError) as caught:
+        await store.get("key")
+    assert trio.current_time() - began == pytest.approx(90, abs=0.5)
+    assert caught.value.attempts == len(server.requests) == 3
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 600_000])
+async def test_silence_in_mid_body(clock: MockClock, server: FaultServer, make_store: MakeStore, size: int) -> None:
+    server.objects[f"{ROOT}big"] = BIG
+    server.script += [Fault(stall=size)]
+    began = trio.current_time()
+    assert await make_store(stall_timeout=30).get("big") == BIG
+    assert trio.current_time() - began == pytest.approx(30, abs=1)
+    assert server.requests[1].range == f"bytes={size}-{len(BIG) - 1}"
+
+
+async def test_an_ambiguous_stall_is_not_repeated(clock: MockClock, server: FaultServer, make_store: MakeStore) -> None:
+    server.always = Fault(stall=NOTHING)
+    with pytest.raises(StallError):
+        await make_store(stall_timeout=30).put("new", DATA, PutOptions(if_none_match=True))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [120 * 1024, 2 * MiB], ids=["1 KB/s", "a few bytes of much"])
+async def test_a_slow_body_is_no_stall(clock: MockClock, server: FaultServer, make_store: MakeStore, size: int) -> None:
+    """It takes hours, and each pause is shorter than the limit, though little comes between two."""
+    server.objects[f"{ROOT}slow"] = data = BIG[:size]
+    server.always = Fault(pace=(size // 60, 29.0))
+    began = trio.current_time()
+    assert await make_store(max_attempts=1, stall_timeout=30).get("slow") == data
+    assert trio.current_time() - began >= 59 * 29
+    assert len(server.requests) == 1
+
+
+async def test_a_slow_reader_of_an_upload_is_no_stall(
+    clock: MockClock, server: FaultServer, make_store: MakeStore
+) -> None:
+    data = bytes(16 * MiB)
+    server.always = Fault(sip=(MiB // 2, 2.0))
+    began = trio.current_time()
+    await make_store(max_attempts=1, stall_timeout=30).put("big", data)
+    assert trio.current_time() - began > 60
+    assert server.objects[f"{ROOT}big"] == data
+
+
+async def test_an_upload_that_nobody_reads(clock: MockClock, server: FaultServer, make_store: MakeStore) -> None:
+    server.always = Fault(sip=(1, 1e9))
+    with pytest.raises(StallError):
+        await make_store(max_attempts=1, stall_timeout=30).put("big", bytes(16 * MiB))
+
+
+async def test_a_busy_connection_is_no_stall(clock: MockClock) -> None:
+    """Time passes while bytes move and nothing is waited for: that is the opposite of a stall."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        stream = Stream(near, stall_timeout=30)
+        view = memoryview(bytearray(64 << 10))
+        with trio.CancelScope() as scope:
+            stream.watch(scope)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.receive_into, view)
+                await trio.testing.wait_all_tasks_blocked()
+                far.send(view)
+            assert scope.deadline < 31
+            for _ in range(200):
+                clock.jump(10)
+                far.send(view)
+                assert await stream.receive_into(view)
+        assert not scope.cancelled_caught
+
+
+async def test_a_cancelled_read_has_taken_nothing() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        stream = Stream(near)
+        view = memoryview(bytearray(100))
+        taken = 0
+        for _ in range(100_000):
+            far.send(b"x" * 100)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                taken += await stream.receive_into(view)
+            if scope.cancelled_caught:
+                break
+        sent = taken + 100
+        assert scope.cancelled_caught
+        assert await stream.receive_into(view) == sent - taken
+
+
+async def test_nobody_takes_the_connection(
+    clock: MockClock, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*args: object, **options: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", never)
+    began = trio.current_time()
+    with pytest.raises(ConnectTimeoutError, match="20 seconds") as caught:
+        await make_store().get("key")
+    assert trio.current_time() - began == pytest.approx(60, abs=0.5)
+    assert caught.value.attempts == 3
+
+
+async def test_nobody_is_there(clock: MockClock, make_store: MakeStore) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening
+        store = make_store(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ConnectionFailedError, match="refused") as caught:
+            await store.put("key", DATA)
+    assert caught.value.attempts == 3
