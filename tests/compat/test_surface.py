@@ -21,6 +21,7 @@ from s3dlio.compat.s3torchconnector.errors import KEY_ABSENT, OBJECT_ABSENT, s3_
 from s3dlio.compat.s3torchconnector.uri import split_uri
 from s3dlio.config import MiB
 from s3dlio.errors import ErrorContext, StoreError
+from s3dlio.urls import Uri
 
 from ..servers.seaweedfs import SeaweedFS
 
@@ -62,12 +63,16 @@ def test_the_import_costs_nothing_beyond_torch() -> None:
     ],
 )
 def test_signatures_are_those_of_the_original(path: str) -> None:
+    """Except that `region` may be left out where that is possible."""
+
     def parameters(module: Any) -> list[tuple[str, Any, bool]]:
         target = module
         for name in path.split("."):
             target = getattr(target, name)
         found = inspect.signature(target).parameters.values()
-        return [(each.name, each.kind, each.default is inspect.Parameter.empty) for each in found]
+        return [
+            (each.name, each.kind, each.default is inspect.Parameter.empty and each.name != "region") for each in found
+        ]
 
     assert parameters(ours) == parameters(original)
 
@@ -86,30 +91,31 @@ def test_the_configuration_is_a_value() -> None:
 
 def test_what_the_configuration_means() -> None:
     config = store_config(
+        "s3",
         "eu-north-1",
         "http://host:1",
         S3ClientConfig(part_size=16 * MiB, unsigned=True, force_path_style=True, max_attempts=4, profile="me"),
     )
     assert (config.region, config.endpoint, config.part_size) == ("eu-north-1", "http://host:1", 16 * MiB)
     assert (config.anonymous, config.addressing, config.max_attempts, config.profile) == (True, "path", 4, "me")
-    plain = store_config("eu-north-1", None, None)
+    plain = store_config("s3", "eu-north-1", None, None)
     assert (plain.anonymous, plain.addressing, plain.max_attempts, plain.profile) == (False, "auto", 10, None)
 
 
 def test_what_is_not_given_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host:2")
-    config = store_config(None, "", None)
+    config = store_config("s3", None, "", None)
     assert (config.region, config.endpoint) == ("eu-west-3", "http://host:2")
 
 
 @pytest.mark.parametrize("configured", [1, 10])
 def test_the_environment_overrides_the_attempts(configured: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
-    assert store_config("r", None, S3ClientConfig(max_attempts=configured)).max_attempts == 5
+    assert store_config("s3", "r", None, S3ClientConfig(max_attempts=configured)).max_attempts == 5
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
     with pytest.raises(S3Exception, match="AWS_MAX_ATTEMPTS must be a number"):
-        store_config("r", None, S3ClientConfig(max_attempts=configured))
+        store_config("s3", "r", None, S3ClientConfig(max_attempts=configured))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_the_configuration_is_checked_on_first_use(config: S3ClientConfig, kind:
 
 def test_a_part_size_at_its_limits_is_fine() -> None:
     for size in (5 * MiB, 5 << 30):
-        assert store_config("r", None, S3ClientConfig(part_size=size)).part_size == size
+        assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_a_part_size_at_its_limits_is_fine() -> None:
     ],
 )
 def test_a_uri_is_taken_apart_without_decoding(uri: str, parts: tuple[str, str]) -> None:
-    assert split_uri(uri) == parts
+    assert split_uri(uri) == Uri("s3", *parts)
 
 
 @pytest.mark.parametrize(

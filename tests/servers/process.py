@@ -22,7 +22,7 @@ from pathlib import Path
 HOST = "127.0.0.1"
 START_LIMIT = 30.0
 
-CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "S3DLIO_")
+CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "GCE_", "NO_GCE_CHECK", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "S3DLIO_")
 
 
 _LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 $server; } & exec 3<&-; wait $server'

@@ -132,7 +132,14 @@ async def test_cancelled_at_random_under_contention(server: FaultServer, make_st
     """Readers and writers that come and go, over a network that breaks: then everything is back, and still works."""
     chance, store = random.Random(seed), make_store(connections=LIMIT)
     server.objects[f"{ROOT}large"] = bytes(200_000)
-    faults = [Fault(), Fault(cut=100), Fault(cut=NOTHING, reset=True), Fault(hang_up=True), Fault(500), Fault(stall=NOTHING)]
+    faults = [
+        Fault(),
+        Fault(cut=100),
+        Fault(cut=NOTHING, reset=True),
+        Fault(hang_up=True),
+        Fault(500),
+        Fault(stall=NOTHING),
+    ]
     server.script += [chance.choice(faults) for _ in range(150)]
 
     async def client() -> None:

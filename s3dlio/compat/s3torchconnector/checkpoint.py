@@ -16,7 +16,7 @@ class S3Checkpoint:
     """
 
     def __init__(
-        self, region: str | None, endpoint: str | None = None, s3client_config: S3ClientConfig | None = None
+        self, region: str | None = None, endpoint: str | None = None, s3client_config: S3ClientConfig | None = None
     ) -> None:
         self.region = region
         self.endpoint = endpoint
@@ -25,15 +25,15 @@ class S3Checkpoint:
     def reader(self, s3_uri: str) -> S3Reader:
         """A reader of the object that `s3_uri` names. No request is made.
 
-        Errors: `ValueError` for a URI that is not `s3://bucket/key`.
+        Errors: `ValueError` for a URI of an unknown scheme, or without a bucket.
         """
-        bucket, key = split_uri(s3_uri)
-        return self._client.get_object(bucket, key)
+        uri = split_uri(s3_uri)
+        return self._client.get_object(uri.bucket, uri.key, scheme=uri.scheme)
 
     def writer(self, s3_uri: str) -> S3Writer:
         """A writer whose content becomes the object that `s3_uri` names when it is closed.
 
-        Errors: `ValueError` for a URI that is not `s3://bucket/key`.
+        Errors: `ValueError` for a URI of an unknown scheme, or without a bucket.
         """
-        bucket, key = split_uri(s3_uri)
-        return self._client.put_object(bucket, key)
+        uri = split_uri(s3_uri)
+        return self._client.put_object(uri.bucket, uri.key, scheme=uri.scheme)

@@ -27,7 +27,7 @@ class S3Client:
         self.region = region
         self.endpoint = endpoint
         self.s3client_config = s3client_config
-        self._stores: dict[str, BlockingStore] = {}
+        self._stores: dict[tuple[str, str], BlockingStore] = {}
 
     def list_objects(self, bucket: str, prefix: str = "", delimiter: str = "") -> Iterator[ListObjectResult]:
         """The pages of a listing, each asked for when it is wanted.
@@ -44,35 +44,36 @@ class S3Client:
         *,
         object_info: HasSize | None = None,
         reader_constructor: ReaderConstructor | None = None,
+        scheme: str = "s3",
     ) -> S3Reader:
         """A reader of one object. No request is made."""
-        return reader_of(self.stored_object(bucket, key, object_info), reader_constructor)
+        return reader_of(self.stored_object(bucket, key, object_info, scheme), reader_constructor)
 
-    def put_object(self, bucket: str, key: str) -> S3Writer:
+    def put_object(self, bucket: str, key: str, *, scheme: str = "s3") -> S3Writer:
         """A writer of one object, which appears when the writer is closed."""
         with translated():
-            return S3Writer(self.store(bucket).open_writer(key))
+            return S3Writer(self.store(bucket, scheme).open_writer(key))
 
-    def store(self, bucket: str) -> BlockingStore:
+    def store(self, bucket: str, scheme: str = "s3") -> BlockingStore:
         """The store behind one bucket.
 
         Errors: `S3Exception` and `TypeError` for a configuration that cannot be used.
         """
-        known = self._stores.get(bucket)
+        known = self._stores.get((scheme, bucket))
         if known is None:
-            config = store_config(self.region, self.endpoint, self.s3client_config)
+            config = store_config(scheme, self.region, self.endpoint, self.s3client_config)
             with translated():
-                known = self._stores[bucket] = blocking_store(f"s3://{bucket}", config)
+                known = self._stores[scheme, bucket] = blocking_store(f"{scheme}://{bucket}", config)
         return known
 
-    def pages(self, bucket: str, prefix: str, delimiter: str = "") -> Iterator[ListPage]:
+    def pages(self, bucket: str, prefix: str, delimiter: str = "", scheme: str = "s3") -> Iterator[ListPage]:
         """The pages of a listing in our own terms."""
         with translated():
-            yield from self.store(bucket).list_pages(prefix, delimiter=delimiter)
+            yield from self.store(bucket, scheme).list_pages(prefix, delimiter=delimiter)
 
-    def stored_object(self, bucket: str, key: str, info: HasSize | None) -> StoredObject:
+    def stored_object(self, bucket: str, key: str, info: HasSize | None, scheme: str = "s3") -> StoredObject:
         """One object; `info` is what is known of it."""
-        return StoredObject(self.store(bucket), bucket, key, info)
+        return StoredObject(self.store(bucket, scheme), bucket, key, info)
 
 
 def reader_of(stored: StoredObject, constructor: ReaderConstructor | None) -> S3Reader:

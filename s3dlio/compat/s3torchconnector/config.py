@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ...config import Config, GiB, MiB
 from ...errors import ConfigError
@@ -31,23 +32,27 @@ class S3ClientConfig:
     profile: str | None = None
 
 
-def store_config(region: str | None, endpoint: str | None, wanted: S3ClientConfig | None) -> Config:
-    """The settings of the stores behind one client.
+_ENDPOINTS = {"s3": "endpoint", "az": "azure_endpoint", "abfss": "azure_endpoint", "gs": "gcs_endpoint"}
 
-    A region or endpoint that is `None` or empty comes from the environment.
+
+def store_config(scheme: str, region: str | None, endpoint: str | None, wanted: S3ClientConfig | None) -> Config:
+    """The settings of the stores of one scheme behind one client.
+
+    A region or endpoint that is `None` or empty comes from the environment. Files have no endpoint.
     Errors: `TypeError` for a part size that is no integer; `S3Exception` for a value that cannot be used.
     """
     wanted = wanted or S3ClientConfig()
     _check_part_size(wanted.part_size)
+    where: dict[str, Any] = {_ENDPOINTS[scheme]: endpoint} if endpoint and scheme in _ENDPOINTS else {}
     with translated():
         return Config(
             region=region or None,
-            endpoint=endpoint or None,
             addressing="path" if wanted.force_path_style else "auto",
             profile=wanted.profile,
             anonymous=wanted.unsigned,
             part_size=wanted.part_size,
             max_attempts=_max_attempts(wanted.max_attempts),
+            **where,
         )
 
 

@@ -51,7 +51,8 @@ class _Objects:
         return self._find(self.client)
 
     def stored(self, record: S3BucketKeyData) -> StoredObject:
-        return self.client.stored_object(record.bucket, record.key, record.object_info)
+        scheme = getattr(record, "scheme", "s3")
+        return self.client.stored_object(record.bucket, record.key, record.object_info, scheme)
 
     def item(self, stored: StoredObject) -> Any:
         return self._transform(reader_of(stored, self._reader_constructor))
@@ -86,7 +87,7 @@ class S3IterableDataset(IterableDataset[Any]):
         cls,
         s3_uri: str,
         *,
-        region: str | None,
+        region: str | None = None,
         endpoint: str | None = None,
         transform: Transform = identity,
         s3client_config: S3ClientConfig | None = None,
@@ -112,7 +113,7 @@ class S3IterableDataset(IterableDataset[Any]):
         cls,
         object_uris: str | Iterable[str],
         *,
-        region: str | None,
+        region: str | None = None,
         endpoint: str | None = None,
         transform: Transform = identity,
         s3client_config: S3ClientConfig | None = None,
@@ -181,7 +182,7 @@ class S3MapDataset(Dataset[Any]):
         cls,
         s3_uri: str,
         *,
-        region: str | None,
+        region: str | None = None,
         endpoint: str | None = None,
         transform: Transform = identity,
         s3client_config: S3ClientConfig | None = None,
@@ -205,7 +206,7 @@ class S3MapDataset(Dataset[Any]):
         cls,
         object_uris: str | Iterable[str],
         *,
-        region: str | None,
+        region: str | None = None,
         endpoint: str | None = None,
         transform: Transform = identity,
         s3client_config: S3ClientConfig | None = None,
@@ -257,14 +258,16 @@ class S3MapDataset(Dataset[Any]):
 
 
 def _under_prefix(s3_uri: str, client: S3Client) -> Iterator[S3BucketKeyData]:
-    bucket, prefix = split_uri(s3_uri)
-    pages = client.pages(bucket, prefix)
-    return (S3BucketKeyData(bucket, meta.key, ObjectInfo(meta)) for page in pages for meta in page.objects)
+    uri = split_uri(s3_uri)
+    pages = client.pages(uri.bucket, uri.key, scheme=uri.scheme)
+    return (
+        S3BucketKeyData(uri.bucket, meta.key, ObjectInfo(meta), uri.scheme) for page in pages for meta in page.objects
+    )
 
 
 def _named(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:
     uris = [object_uris] if isinstance(object_uris, str) else object_uris
-    return [S3BucketKeyData(*split_uri(uri)) for uri in uris]
+    return [S3BucketKeyData(uri.bucket, uri.key, scheme=uri.scheme) for uri in map(split_uri, uris)]
 
 
 def _rank_and_world_size() -> tuple[int, int]:

@@ -67,6 +67,7 @@ class S3BucketKeyData:
     bucket: str
     key: str
     object_info: HasSize | None = None
+    scheme: str = "s3"
 
 
 def known_meta(key: str, info: HasSize | None) -> ObjectMeta | None:

@@ -1,18 +1,22 @@
-"""`s3://bucket/key`, taken apart."""
+"""The URIs of datasets and checkpoints, taken apart."""
 
 from __future__ import annotations
 
-_SCHEME = "s3://"
+from ...urls import SCHEMES, Uri, parse_uri
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key (or prefix, or nothing) of a URI. The key is verbatim: nothing is decoded.
+def split_uri(uri: str) -> Uri:
+    """Scheme, bucket and key (or prefix, or nothing) of a URI. The key is verbatim: nothing is decoded.
 
-    Errors: `ValueError` for another scheme, and for an empty bucket.
+    What bucket and key are in each scheme is told in :mod:`s3dlio.urls`.
+    Errors: `ValueError` for an unknown scheme, and for an empty bucket.
     """
-    if not uri or not uri.startswith(_SCHEME):
+    scheme, separator, rest = (uri or "").partition("://")
+    if not separator or scheme not in SCHEMES:
         raise ValueError("Only s3:// URIs are supported")
-    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
+    if scheme != "s3":
+        return parse_uri(uri)
+    bucket, _, key = rest.partition("/")
     if not bucket:
         raise ValueError("Bucket name must be non-empty")
-    return bucket, key
+    return Uri(scheme, bucket, key)

@@ -1,0 +1,43 @@
+"""Servers that speak Google's API, and an environment without anybody's Google account."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..servers.gcs import GCSServer, fake_gcs, gcp_emulator
+
+pytest.register_assert_rewrite("tests.stores.conformance")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No file that `gcloud` left, no metadata server, no emulator."""
+    for name in ("STORAGE_EMULATOR_HOST", "GCE_METADATA_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GCSServer]:
+    """fake-gcs-server. Where it cannot start the tests fail: none is skipped."""
+    with fake_gcs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def second_server() -> Iterator[GCSServer]:
+    """gcp-storage-emulator, likewise."""
+    with gcp_emulator() as server:
+        yield server
+
+
+def fresh_bucket(server: GCSServer) -> str:
+    """The name of a new, empty bucket."""
+    name = f"test-{uuid.uuid4()}"
+    server.create_bucket(name)
+    return name

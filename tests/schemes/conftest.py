@@ -1,0 +1,69 @@
+"""One place per scheme, on its real server, and the environment that leads there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ..servers.azurite import Azurite, azurite
+from ..servers.gcs import GCSServer, fake_gcs
+from ..servers.seaweedfs import SeaweedFS
+
+SCHEMES = ("s3", "az", "gs", "file", "direct")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bucket of some kind: `root` is its URI without a slash at the end, `bucket` what readers call it."""
+
+    root: str
+    bucket: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_server: SeaweedFS) -> SeaweedFS:
+    s3_server.create_bucket("bucket")
+    return s3_server
+
+
+@pytest.fixture(scope="session")
+def azure_container() -> Iterator[Azurite]:
+    with azurite() as server:
+        server.create_container("container")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket() -> Iterator[GCSServer]:
+    with fake_gcs() as server:
+        server.create_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(params=SCHEMES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """The guide's names of buckets, and for files a directory of the test's own, on a disk."""
+    if request.param == "s3":
+        s3: SeaweedFS = request.getfixturevalue("s3_bucket")
+        yield Place("s3://bucket", "bucket", s3.environment())
+    elif request.param == "az":
+        azure: Azurite = request.getfixturevalue("azure_container")
+        yield Place("az://container", "container", azure.environment())
+    elif request.param == "gs":
+        gcs: GCSServer = request.getfixturevalue("gcs_bucket")
+        yield Place("gs://bucket", "bucket", {"STORAGE_EMULATOR_HOST": gcs.endpoint})
+    else:
+        with tempfile.TemporaryDirectory(dir=Path(__file__).parents[2], prefix=".disk-") as name:
+            yield Place(f"{request.param}://{name}", name)
+
+
+@pytest.fixture
+def environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that lead to the place."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
