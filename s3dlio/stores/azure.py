@@ -67,7 +67,8 @@ API_VERSION = "2021-12-02"
 _META = "x-ms-meta-"
 _DELETES_AT_ONCE = 32
 _FIRST_LOOK = 0.05
-_LOOK_AT_LEAST = 2.0
+_LONGEST_WAIT = 2.0
+"""Seconds between two looks at a copy that is being made."""
 
 
 class AzureStore(ObjectStore):
@@ -215,7 +216,7 @@ class AzureStore(ObjectStore):
         wait, progress, moved_at = _FIRST_LOOK, "", trio.current_time()
         while True:
             await trio.sleep(wait)
-            wait = min(2 * wait, _LOOK_AT_LEAST)
+            wait = min(2 * wait, _LONGEST_WAIT)
             headers = await self._properties(target)
             context = self._context("CopyBlob", target)
             if headers.get("x-ms-copy-id") != copy_id:

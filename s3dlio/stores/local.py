@@ -15,6 +15,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -43,9 +44,32 @@ _Move = Callable[[memoryview, int], object]
 _Begun = tuple[Source, GetResult, bytes | None]
 """A file, what is read of it, and the body if it has been read."""
 
+
 _SMALL = 128 << 10
 """Up to here a body is read ahead of its sink, as copying it costs less than a second hop into a thread, and is read
 from the page cache between two steps of other tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a read is to be of."""
+
+    path: bytes
+    context: ErrorContext
+    byte_range: GetRange | None
+    if_match: str | None
+    if_none_match: str | None
+
+    def part_of(self, meta: ObjectMeta) -> GetResult:
+        """Errors: `ObjectChangedError`, `NotModifiedError`, `RangeError`."""
+        if self.if_match is not None and meta.etag != self.if_match:
+            raise ObjectChangedError("the file was replaced", self.context)
+        if self.if_none_match is not None and meta.etag == self.if_none_match:
+            raise NotModifiedError("the file is the same", self.context)
+        start, end = resolve(self.byte_range, meta.size)
+        if self.byte_range is not None and start >= meta.size:
+            raise RangeError(f"the range begins at or past the end, {meta.size}", self.context)
+        return GetResult(meta, start, end)
 
 
 class LocalStore(ObjectStore):
@@ -90,8 +114,9 @@ class LocalStore(ObjectStore):
         if_none_match: str | None = None,
     ) -> GetResult:
         context = self._context("GetObject", key)
+        wanted = _Wanted(path_of(key), context, byte_range, if_match, if_none_match)
         ready = sink if isinstance(sink, BytesSink) else None  # the one kind that may be called in any thread
-        begin = partial(self._begin, path_of(key), context, byte_range, if_match, if_none_match, ready)
+        begin = partial(self._begin, wanted, ready)
         found = await self._at_once(context, begin) if self._reads_cache else None
         source, result, body = found if found is not None else await self._run(context, begin)
         try:
@@ -103,39 +128,25 @@ class LocalStore(ObjectStore):
             source.close()
         return result
 
-    def _begin(
-        self,
-        path: bytes,
-        context: ErrorContext,
-        byte_range: GetRange | None,
-        if_match: str | None,
-        if_none_match: str | None,
-        ready: BytesSink | None,
-        *,
-        cached: bool = False,
-    ) -> _Begun:
+    def _begin(self, wanted: _Wanted, ready: BytesSink | None, *, cached: bool = False) -> _Begun:
         """Open the file, and read what is wanted of it if that is little; without waiting, if it is to be `cached`."""
-        source = self._open(path, context, cached)
+        source = self._open(wanted, cached)
         try:
-            _check_version(source.meta, if_match, if_none_match, context)
-            start, end = resolve(byte_range, source.meta.size)
-            if byte_range is not None and start >= source.meta.size:
-                raise RangeError(f"the range begins at or past the end, {source.meta.size}", context)
-            result = GetResult(source.meta, start, end)
-            if end - start > (self._block if ready and not cached else _SMALL):
+            result = wanted.part_of(source.meta)
+            if result.end - result.start > (self._block if ready and not cached else _SMALL):
                 return source, result, None
             sink = ready or BytesSink()
-            source.fill(sink(result), start)
+            source.fill(sink(result), result.start)
             source.close()
             return source, result, sink.data
         except BaseException:
             source.close()
             raise
 
-    def _open(self, path: bytes, context: ErrorContext, cached: bool) -> Source:
+    def _open(self, wanted: _Wanted, cached: bool) -> Source:
         if cached:
-            return Source(self._root.open_cached(path, READING), CachedFile, context)
-        return Source(self._root.open(path, READING), self._open_file, context)
+            return Source(self._root.open_cached(wanted.path, READING), CachedFile, wanted.context)
+        return Source(self._root.open(wanted.path, READING), self._open_file, wanted.context)
 
     async def _at_once(self, context: ErrorContext, begin: partial[_Begun]) -> _Begun | None:
         """Read a small file here and now if that takes no waiting."""
@@ -166,7 +177,7 @@ class LocalStore(ObjectStore):
         make, view = self._maker(key, context), memoryview(data).cast("B")
         if self._lanes == 1 or len(view) <= self._block:
             return await self._run(context, partial(self._put_at_once, make, view, options))
-        draft = await self._run(context, partial(make, size=len(view)))
+        draft = await self._run(context, make)
         try:
             await self._spread(context, draft.write, view, 0)
             return await self._run(context, partial(draft.publish, options, self._config.stall_timeout))
@@ -345,13 +356,6 @@ def _move_blocks(move: _Move, view: memoryview, start: int, blocks: Iterator[int
         trio.from_thread.check_cancelled()
         begin, end = max(first, start), min(first + size, start + len(view))
         move(view[begin - start : end - start], begin)
-
-
-def _check_version(meta: ObjectMeta, if_match: str | None, if_none_match: str | None, context: ErrorContext) -> None:
-    if if_match is not None and meta.etag != if_match:
-        raise ObjectChangedError("the file was replaced", context)
-    if if_none_match is not None and meta.etag == if_none_match:
-        raise NotModifiedError("the file is the same", context)
 
 
 def _exactly(view: memoryview, result: GetResult) -> memoryview:

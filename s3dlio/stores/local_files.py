@@ -162,19 +162,15 @@ def _copy_some(source: int, start: int, target: int, offset: int, length: int) -
 class Draft:
     """A version being written. To be closed in any case; what is not published by then is removed.
 
-    `durable` is as in :class:`s3dlio.Config`. With a `size`, the file has it at once: blocks written past its end would
-    wait for one another. Errors: `OSError`.
+    `durable` is as in :class:`s3dlio.Config`. Errors: `OSError`.
     """
 
-    def __init__(
-        self, root: Root, path: bytes, open_file: OpenFile, durable: Durable, context: ErrorContext, size: int = 0
-    ) -> None:
+    def __init__(self, root: Root, path: bytes, open_file: OpenFile, durable: Durable, context: ErrorContext) -> None:
         self._root, self._path, self._durable, self._context = root, path, durable, context
         self._target, self._temporary = path.rpartition(b"/")[2], temporary_name()
         self._pid = os.getpid()
         self._parent, fd = self._create()
         try:
-            os.ftruncate(fd, size)
             self.file = open_file(fd)
         except BaseException:
             os.close(fd)

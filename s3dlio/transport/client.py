@@ -89,14 +89,6 @@ class Connection:
         """
         self.uses += 1
         self.answered = self.reusable = self.ignores_expect = False
-        with trio.CancelScope() as scope:
-            self._stream.watch(scope)
-            return await self._exchange(method, head, body, landing, expect)
-        raise self._stream.stalled()
-
-    async def _exchange(
-        self, method: str, head: bytes, body: Sequence[memoryview], landing: Landing | None, expect: bool
-    ) -> Answer:
         early, broken = None, None
         try:
             if expect:
@@ -104,6 +96,8 @@ class Connection:
                 early = await self._await_continue() or await self._send_body(body)
             else:
                 early = await self._send(head, body)
+        except TimeoutError:
+            raise
         except OSError as error:
             broken = error
         try:

@@ -11,6 +11,7 @@ from ..errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext
 from .client import Connection
 from .endpoints import Endpoint
 from .pool import ConnectionPool
+from .stall import StallWatch
 from .stream import connect, tls_context
 
 
@@ -21,12 +22,13 @@ class Dialer:
         self._endpoint = endpoint
         self._config = config
         self._context: ssl.SSLContext | None = None
+        self._watch = StallWatch(config.stall_timeout)
 
     async def __call__(self) -> Connection:
         """A new connection. Errors: `ConnectionFailedError`, with the reason as its cause; `ConfigError`."""
         try:
             with trio.fail_after(self._config.connect_timeout):
-                stream = await connect(self._endpoint, self._tls(), self._config.stall_timeout)
+                stream = await connect(self._endpoint, self._tls(), self._watch)
         except trio.TooSlowError:
             message = f"no connection within {self._config.connect_timeout:g} seconds"
             raise ConnectTimeoutError(message, self._where()) from None

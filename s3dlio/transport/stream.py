@@ -11,70 +11,67 @@ socket as it was; bytes already received are in the view, and the caller, who no
 stream. Fairness: a peer that always has data never makes us wait, so every `_TURN` bytes the task yields by itself.
 
 Wake-ups are what a busy interpreter makes expensive: each one waits for the GIL. While much of a body is missing,
-`SO_RCVLOWAT` lets the kernel collect before it wakes us; not for long, as few bytes are progress too.
+`SO_RCVLOWAT` lets the kernel collect before it wakes us; :mod:`.stall` bounds for how long.
 """
 
 from __future__ import annotations
 
-import math
 import select
 import socket
 import ssl
 import warnings
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from ..errors import ConfigError
 from .endpoints import Endpoint
+from .stall import StallWatch
 
 _TURN = 2 << 20
 _LOW_WATER = 512 << 10
-_SMALL = 64 << 10
-_COLLECT = 0.25
 
 
 class Stream:
     """One connected socket. See the module's text for who may use it how."""
 
-    def __init__(self, sock: socket.socket, stall_timeout: float = math.inf) -> None:
+    def __init__(self, sock: socket.socket, watch: StallWatch) -> None:
+        self.waits = 0
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._since_turn = 0
         self._low_water = 1
-        self._stall_timeout = stall_timeout
-        self._scope: trio.CancelScope | None = None
+        self._watch = watch
 
     @property
     def tls(self) -> bool:
         """Whether it is encrypted."""
         return self._tls
 
-    def watch(self, scope: trio.CancelScope | None) -> None:
-        """From now on, cancel `scope` when a wait for the peer takes longer than the stall limit."""
-        self._scope = scope
+    def settle_for_less(self) -> None:
+        """Wake up for any byte, though :meth:`expect` asked for more."""
+        self.expect(0)
 
-    def stalled(self) -> TimeoutError:
-        """The error for a cancelled :meth:`watch`."""
-        return TimeoutError(f"no byte moved for {self._stall_timeout:g} seconds")
-
-    def _arm(self) -> None:
-        self._since_turn = 0
-        if self._scope is not None:
-            self._scope.deadline = trio.current_time() + self._stall_timeout
+    def give_up(self) -> None:
+        """End all waits, with a `TimeoutError`."""
+        trio.lowlevel.notify_closing(self._sock)
 
     async def wait_readable(self) -> None:
-        """Wait until there is something to read: as much as :meth:`expect` asked for, or what a while has brought."""
-        self._arm()
-        if self._low_water > 1:
-            with trio.move_on_after(min(_COLLECT, self._stall_timeout / 2)):
-                await trio.lowlevel.wait_readable(self._sock)
-                return
-            self.expect(0)
-        await trio.lowlevel.wait_readable(self._sock)
+        """Wait until there is something to read, as much as :meth:`expect` asked for. Errors: `TimeoutError`."""
+        await self._wait(trio.lowlevel.wait_readable)
 
     async def _wait_writable(self) -> None:
-        self._arm()
-        await trio.lowlevel.wait_writable(self._sock)
+        await self._wait(trio.lowlevel.wait_writable)
+
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self._since_turn = 0
+        self._watch.begin(self)
+        try:
+            await wait(self._sock)
+        except trio.ClosedResourceError:
+            raise TimeoutError(f"no byte moved for {self._watch.limit:g} seconds") from None
+        finally:
+            self._watch.end(self)
 
     async def receive_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; returns how many, 0 when the peer has ended. Errors: `OSError`."""
@@ -93,12 +90,12 @@ class Stream:
     async def _take_turn(self) -> None:
         """Let others run, if it is time to: before any byte is taken, as a cancelled call must not have taken one."""
         if self._since_turn > _TURN:
-            self._arm()
+            self._since_turn = 0
             await trio.lowlevel.checkpoint()
 
     def expect(self, missing: int) -> None:
         """Say how much of a body is missing, so that the kernel wakes us only when a good part of it is there."""
-        wanted = 1 if self._tls or missing < _SMALL else min(missing, _LOW_WATER)
+        wanted = _LOW_WATER if missing >= _LOW_WATER and not self._tls else 1
         if wanted != self._low_water:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             self._low_water = wanted
@@ -173,14 +170,14 @@ def tls_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
-async def connect(endpoint: Endpoint, context: ssl.SSLContext | None, stall_timeout: float) -> Stream:
+async def connect(endpoint: Endpoint, context: ssl.SSLContext | None, watch: StallWatch) -> Stream:
     """Open a stream, IPv4 and IPv6 addresses racing (RFC 8305). Errors: `OSError`, `ssl.SSLError` included."""
     opened = await trio.open_tcp_stream(endpoint.address, endpoint.port)
     sock = socket.socket(fileno=opened.socket.detach())
     try:
         sock.setblocking(False)
         secure = sock if context is None else await _handshake(sock, context, endpoint.host)
-        return Stream(secure, stall_timeout)
+        return Stream(secure, watch)
     except BaseException:
         sock.close()
         raise

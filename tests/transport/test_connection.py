@@ -11,6 +11,7 @@ import trio.testing
 
 from s3dlio.errors import ProtocolError
 from s3dlio.transport.client import Answer, Connection
+from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import Stream
 
 from .test_http1 import SMUGGLING, head_of
@@ -51,7 +52,7 @@ async def exchange(sent: bytes, step: int | None = None, method: str = "GET") ->
     near, far = socket.socketpair()
     near.setblocking(False)
     with near, far:
-        connection = Connection(Stream(near))
+        connection = Connection(Stream(near, StallWatch(60)))
 
         async def feed() -> None:
             for piece in _pieces(sent, step):

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from s3dlio.errors import ConnectionFailedError, ConnectTimeoutError, StallError
 from s3dlio.model import PutOptions
+from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import Stream
 
 from ..servers.faults import NOTHING, Fault, FaultServer
@@ -56,7 +57,7 @@ async def test_silence_in_mid_body(clock: MockClock, server: FaultServer, make_s
     server.script += [Fault(stall=size)]
     began = trio.current_time()
     assert await make_store(stall_timeout=30).get("big") == BIG
-    assert trio.current_time() - began == pytest.approx(30, abs=1)
+    assert 30 <= trio.current_time() - began < 46
     assert server.requests[1].range == f"bytes={size}-{len(BIG) - 1}"
 
 
@@ -101,20 +102,19 @@ async def test_a_busy_connection_is_no_stall(clock: MockClock) -> None:
     with near, far:
         near.setblocking(False)
         far.setblocking(False)
-        stream = Stream(near, stall_timeout=30)
+        stream = Stream(near, StallWatch(30))
         view = memoryview(bytearray(64 << 10))
-        with trio.CancelScope() as scope:
-            stream.watch(scope)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(stream.receive_into, view)
-                await trio.testing.wait_all_tasks_blocked()
-                far.send(view)
-            assert scope.deadline < 31
-            for _ in range(200):
-                clock.jump(10)
-                far.send(view)
-                assert await stream.receive_into(view)
-        assert not scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_into, view)
+            await trio.testing.wait_all_tasks_blocked()
+            far.send(view)
+        for _ in range(200):
+            clock.jump(10)
+            far.send(view)
+            assert await stream.receive_into(view)
+        clock.jump(10)
+        with pytest.raises(TimeoutError, match="30 seconds"):
+            await stream.receive_into(view)
 
 
 async def test_a_cancelled_read_has_taken_nothing() -> None:
@@ -122,7 +122,7 @@ async def test_a_cancelled_read_has_taken_nothing() -> None:
     with near, far:
         near.setblocking(False)
         far.setblocking(False)
-        stream = Stream(near)
+        stream = Stream(near, StallWatch(30))
         view = memoryview(bytearray(100))
         taken = 0
         for _ in range(100_000):

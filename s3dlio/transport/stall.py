@@ -1,0 +1,74 @@
+"""A limit on silence: no wait for a peer lasts longer than it without a byte moving.
+
+Theory of operation. A cancel scope around every wait would be a good part of what a small request costs. So waits are
+only noted, with their time, and one task of the run looks after them: it sleeps till the first is due, and ends when
+there is nothing to look after. A stream that was silent for half the limit is asked to be content with less (see
+:meth:`.stream.Stream.settle_for_less`), since few bytes are progress too; after the whole limit it is given up, which
+ends its waits. So a peer is given up after one limit, or one and a half where it fell silent in the middle of a body.
+
+Invariant: a stream is noted while a task waits for it, with the time of its newest wait: two tasks may wait, one to
+send and one for an early answer, and the progress of either is progress. Ownership: one watch per pool, in one Trio
+run. Cancellation: a cancelled wait takes its note back.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+
+
+class Waiting(Protocol):
+    """What is looked after."""
+
+    waits: int
+    """How many tasks wait for it."""
+
+    def settle_for_less(self) -> None:
+        """Wake up for fewer bytes than were asked for."""
+
+    def give_up(self) -> None:
+        """End all waits."""
+
+
+class StallWatch:
+    """Looks after streams that wait; `limit` is in seconds."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._since: dict[Waiting, float] = {}
+        self._looking = False
+
+    def begin(self, stream: Waiting) -> None:
+        """A task begins to wait."""
+        stream.waits += 1
+        self._since.pop(stream, None)
+        self._since[stream] = trio.current_time()
+        if not self._looking:
+            self._looking = True
+            trio.lowlevel.spawn_system_task(self._look_on, name="s3dlio stall watch")
+
+    def end(self, stream: Waiting) -> None:
+        """A task has stopped waiting."""
+        stream.waits -= 1
+        if not stream.waits:
+            self._since.pop(stream, None)
+
+    async def _look_on(self) -> None:
+        try:
+            while self._since:
+                await trio.sleep_until(min(map(self._due, self._since.values())))
+                self._look(trio.current_time())
+        finally:
+            self._looking = False
+
+    def _due(self, since: float) -> float:
+        half = since + self.limit / 2
+        return half if trio.current_time() < half else since + self.limit
+
+    def _look(self, now: float) -> None:
+        for stream, since in list(self._since.items()):
+            if now >= since + self.limit:
+                stream.give_up()
+            elif now >= since + self.limit / 2:
+                stream.settle_for_less()
