@@ -20,6 +20,9 @@ is not ours to write, so they go through the first descriptor, for at most two p
 drops. Invariant: a block is never smaller than a page, so no page is written both ways; the kernel does not keep the
 two coherent when they happen at once (open(2), "O_DIRECT").
 
+*Side by side.* File systems take one write at a time that makes a file longer. What is to be written by several threads
+is therefore reserved first (:meth:`DirectFile.reserve`), which also tells early that the disk is full.
+
 *Fallback.* Where a file system refuses, all goes through the first descriptor: never silently, see
 :class:`DirectStats`.
 
@@ -56,6 +59,7 @@ BLOCK = 1 << 20
 _AT_EMPTY_PATH, _STATX_DIOALIGN = 0x1000, 0x2000  # linux/fcntl.h, linux/stat.h
 _DIOALIGN_AT = 0x98  # stx_dio_mem_align and stx_dio_offset_align in struct statx
 _REFUSALS = {errno.EINVAL, errno.EOPNOTSUPP}
+_NOT_RESERVED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR, errno.ENODEV}
 _COPY_UNLOCKED_FROM = 32 << 10  # below this, calling numpy costs more than holding the GIL
 
 
@@ -188,6 +192,9 @@ class BufferedFile:
                 raise OSError(errno.EIO, "the file takes no bytes")
             flat, offset = flat[count:], offset + count
 
+    def reserve(self, offset: int, length: int) -> None:
+        """Prepare for a range being written by several threads: nothing to do here."""
+
     def _read_some(self, view: memoryview, offset: int) -> int:
         """One system call or so; 0 only at the end."""
         return os.preadv(self.fd, [view], offset)
@@ -266,6 +273,15 @@ class DirectFile(BufferedFile):
         first, self._refused = not self._refused, True
         if first:
             self.stats.fell_back(reason)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have disk space for a range, which the file covers from now on, where the file system can do so."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.fallocate(self.fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in _NOT_RESERVED:
+            raise OSError(code, os.strerror(code))
 
     @property
     def is_direct(self) -> bool:

@@ -179,7 +179,7 @@ class LocalStore(ObjectStore):
             return await self._run(context, partial(self._put_at_once, make, view, options))
         draft = await self._run(context, make)
         try:
-            await self._spread(context, draft.write, view, 0)
+            await self._write(context, draft, view, 0)
             return await self._run(context, partial(draft.publish, options, self._config.stall_timeout))
         finally:
             await self._clean_up(context, draft.close)
@@ -265,7 +265,7 @@ class LocalStore(ObjectStore):
             start = await pending.start_of(number, len(view))
             spill = partial(pending.spill, len(view))
             draft, offset = (pending.main, start) if start is not None else await self._run(context, spill)
-            await self._spread(context, draft.write, view, offset)
+            await self._write(context, draft, view, offset)
             return pending.written(number, len(view), draft, offset)
         finally:
             pending.writing -= 1
@@ -308,6 +308,11 @@ class LocalStore(ObjectStore):
         await trio.lowlevel.checkpoint()
         while self._uploads:
             await self._drop(self._uploads.popitem()[1])
+
+    async def _write(self, context: ErrorContext, draft: Draft, view: memoryview, start: int) -> None:
+        if self._lanes > 1 and len(view) > self._block:
+            await self._run(context, partial(draft.file.reserve, start, len(view)))
+        await self._spread(context, draft.write, view, start)
 
     async def _spread(self, context: ErrorContext, move: _Move, view: memoryview, start: int) -> None:
         """Have `move` move all of `view`, which lies at `start` in the file: block by block, lanes side by side."""

@@ -353,3 +353,21 @@ def test_a_closed_file_is_closed(path: Path) -> None:
     file.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.read_into(bytearray(1))
+
+
+def test_reserved_space_is_covered_and_taken(folder: Path) -> None:
+    with DirectFile.open(folder / "file", os.O_RDWR | os.O_CREAT) as file:
+        file.reserve(5, 2 * BLOCK)
+        status = os.fstat(file.fd)
+        assert status.st_size == 2 * BLOCK + 5
+        assert status.st_blocks * 512 >= 2 * BLOCK
+        with pytest.raises(OSError, match=r"File too large|No space left"):
+            file.reserve(0, 1 << 62)
+
+
+def test_a_file_system_that_reserves_nothing_is_left_alone() -> None:
+    with pytest.warns(DirectIOWarning):
+        file = DirectFile.open("/dev/null", os.O_RDWR)
+    with file:
+        file.reserve(0, BLOCK)
+        assert file.read_into(bytearray(1)) == 0
