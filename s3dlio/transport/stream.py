@@ -29,7 +29,7 @@ from .endpoints import Endpoint
 from .stall import StallWatch
 
 _TURN = 2 << 20
-_LOW_WATER = 512 << 10
+_LOW_WATER = 64 << 10
 
 
 class Stream:

@@ -20,7 +20,7 @@ from s3dlio.alignment.buffers import AlignedBuffer
 from s3dlio.alignment.direct import BLOCK, DirectFile, DirectIOWarning, DirectStats
 from s3dlio.config import Config
 from s3dlio.errors import NotFoundError, RangeError
-from s3dlio.model import BoundedRange, PutOptions
+from s3dlio.model import BoundedRange, Part, PutOptions
 from s3dlio.stores import local_paths
 from s3dlio.stores.direct import DirectStore
 from s3dlio.stores.local import LocalStore
@@ -259,6 +259,24 @@ async def test_parts_of_a_stream_are_written_in_place(
                     await writer.write(BODY[start : min(start + 33_333, 1 << 20)])
             assert await store.get("key") == await store.get("stream") == BODY[: 1 << 20]
             assert not leftovers(folder)
+
+
+async def test_parts_that_begin_together_are_written_in_place_whatever_their_order(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3dlio.stores.local_uploads.copy_range", lambda *_: pytest.fail("a part was copied"))
+    sent: dict[int, Part] = {}
+    async with LocalStore(str(folder)) as store:
+        upload = await store.create_upload("key")
+
+        async def send(number: int) -> None:
+            sent[number] = await store.upload_part(upload, number, BODY[: number * 1000])
+
+        async with trio.open_nursery() as nursery:
+            for number in (3, 1, 4, 2):
+                nursery.start_soon(send, number)
+        await store.complete_upload(upload, [sent[number] for number in range(1, 5)])
+        assert await store.get("key") == b"".join(BODY[: number * 1000] for number in range(1, 5))
 
 
 async def test_parts_in_any_order_make_the_same_object(folder: Path) -> None:
