@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers.seaweedfs import SeaweedFS
 
-HEAVY = ("torch", "numba", "botocore", "google", "tqdm", "boto3")
+HEAVY = ("torch", "numba", "botocore", "google.auth", "azure.identity", "tqdm", "boto3")
 
 
 def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -30,6 +30,38 @@ def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def test_import_loads_nothing_heavy() -> None:
     done = _python(f"import sys, s3dlio\nprint([name for name in {HEAVY} if name in sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "variables"),
+    [
+        ("s3://bucket", {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}),
+        ("az://container", {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}),
+        ("gs://bucket", {"STORAGE_EMULATOR_HOST": "127.0.0.1:1"}),
+        ("file:///tmp/", {}),
+        ("direct:///tmp/", {}),
+    ],
+)
+def test_a_store_loads_nothing_heavy_that_it_does_not_need(uri: str, variables: dict[str, str]) -> None:
+    """Even when it is used: what is asked for is absent, or nobody answers."""
+    done = _python(
+        f"""
+import contextlib, sys
+import s3dlio, trio
+
+async def main():
+    async with s3dlio.open_store({uri!r}, max_attempts=1, connect_timeout=1) as store:
+        with contextlib.suppress(s3dlio.StoreError):
+            await store.get("absent")
+
+trio.run(main)
+print([name for name in {HEAVY} if name in sys.modules])
+""",
+        AWS_ENDPOINT_URL="http://127.0.0.1:1",
+        AZURE_BLOB_ENDPOINT_URL="http://127.0.0.1:1",
+        **variables,
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

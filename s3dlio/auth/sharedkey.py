@@ -12,10 +12,11 @@ import binascii
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
 from typing import NoReturn
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 from ..errors import ConfigError, InvalidKeyError
 from .sigv4 import check_headers
@@ -106,3 +107,36 @@ def sign(
     text = string_to_sign(method=method, path=path, query=query, headers={**headers, **dated}, account=account)
     digest = hmac.digest(credentials.key, text.encode("utf-8", "surrogateescape"), "sha256")
     return dated | {"authorization": f"SharedKey {account}:{base64.b64encode(digest).decode()}"}
+
+
+def service_sas(
+    credentials: SharedKey,
+    container: str,
+    blob: str | None = None,
+    *,
+    permission: str,
+    expiry: datetime,
+    start: datetime | None = None,
+    protocol: str = "https",
+    version: str = "2021-12-02",
+) -> str:
+    """A token that lets its bearer into one container, or to one blob, without the key: set it as a SAS token.
+
+    `permission` is letters of `racwdl...` in the service's order; the times are aware. `protocol` is `https` or
+    `https,http`. Source: "Create a service SAS" in the Azure Storage REST API reference, version 2020-12-06 and later.
+    """
+    resource = f"/blob/{credentials.account}/{container}" + (f"/{blob}" if blob is not None else "")
+    begins, ends = _sas_time(start) if start else "", _sas_time(expiry)
+    kind = "c" if blob is None else "b"
+    # Between the permission and the protocol stand a policy's name and an address; behind the kind a snapshot, an
+    # encryption scope and five headers of the answer. All are left out here, but their lines are signed.
+    signed = [permission, begins, ends, resource, "", "", protocol, version, kind, *[""] * 7]
+    digest = hmac.digest(credentials.key, "\n".join(signed).encode(), "sha256")
+    given = {"st": begins, "se": ends, "sp": permission, "spr": protocol, "sv": version, "sr": kind}
+    return urlencode(
+        {name: value for name, value in given.items() if value} | {"sig": base64.b64encode(digest).decode()}
+    )
+
+
+def _sas_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import pickle
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from azure.core.pipeline import PipelineContext, PipelineRequest
 from azure.core.pipeline.transport import HttpRequest
+from azure.storage.blob import generate_blob_sas, generate_container_sas
 from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy, _storage_header_sort
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s3dlio.auth.sharedkey import SharedKey, decode_key, header_order, sign, string_to_sign
+from s3dlio.auth.sharedkey import SharedKey, decode_key, header_order, service_sas, sign, string_to_sign
 from s3dlio.auth.sigv4 import quote_path, quote_query
 from s3dlio.errors import ConfigError, InvalidKeyError
 
@@ -101,3 +105,29 @@ def test_a_key_shows_nothing_and_stays() -> None:
     assert repr(KEY) == "SharedKey(account='account')"
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(KEY)
+
+
+_TIMES = st.datetimes(datetime(2020, 1, 1), datetime(2099, 1, 1), timezones=st.just(UTC)).map(
+    lambda moment: moment.replace(microsecond=0)
+)
+
+
+@given(
+    container=st.from_regex("[a-z0-9]{3,20}", fullmatch=True),
+    blob=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+    permission=st.sampled_from(["r", "rl", "racwdl", "w"]),
+    expiry=_TIMES,
+    start=st.none() | _TIMES,
+    protocol=st.sampled_from(["https", "https,http"]),
+)
+def test_a_sas_is_microsofts(
+    container: str, blob: str | None, permission: str, expiry: datetime, start: datetime | None, protocol: str
+) -> None:
+    asked: dict[str, Any] = {"permission": permission, "expiry": expiry, "start": start, "protocol": protocol}
+    if blob is None:
+        theirs = generate_container_sas("account", container, account_key=CANARY, **asked)
+    else:
+        theirs = generate_blob_sas("account", container, blob, account_key=CANARY, **asked)
+    expected = parse_qs(theirs)
+    ours = service_sas(KEY, container, blob, version=expected["sv"][0], **asked)
+    assert parse_qs(ours) == expected
