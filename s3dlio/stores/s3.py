@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -119,7 +120,8 @@ class S3Store(ObjectStore):
         }
         query = [(name, value) for name, value in asked.items() if value]
         answer = await self._send("ListObjectsV2", "GET", query=query)
-        return s3_xml.parse_list_page(answer.body)
+        with self._reading("ListObjectsV2"):
+            return s3_xml.parse_list_page(answer.body)
 
     async def delete(self, key: str) -> None:
         await self._send("DeleteObject", "DELETE", key)
@@ -150,19 +152,22 @@ class S3Store(ObjectStore):
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-type": "application/xml", "content-md5": digest}
         answer = await self._send("DeleteObjects", "POST", query=[("delete", "")], headers=headers, data=body)
-        return list(s3_xml.delete_failures(answer.body, self._context("DeleteObjects", None)))
+        with self._reading("DeleteObjects"):
+            return list(s3_xml.delete_failures(answer.body, self._context("DeleteObjects", None)))
 
     async def copy(self, source: str, target: str) -> PutResult:
         headers = {"x-amz-copy-source": f"/{self.bucket}/{quote_path(check_key(source))}"}
         answer = await self._send("CopyObject", "PUT", target, headers=headers, fault_in_success=True)
-        return _written(answer)
+        with self._reading("CopyObject", target):
+            return _written(answer)
 
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
         headers = put_headers(PutOptions(options.content_type, options.metadata))
         answer = await self._send("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
-        upload = s3_xml.text_of(s3_xml.parse(answer.body), "UploadId")
-        if upload is None:
-            raise ProtocolError("the new upload has no id", self._context("CreateMultipartUpload", key))
+        with self._reading("CreateMultipartUpload", key):
+            upload = s3_xml.text_of(s3_xml.parse(answer.body), "UploadId")
+            if upload is None:
+                raise ProtocolError("the new upload has no id")
         return Upload(key, upload, options)
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
@@ -189,7 +194,8 @@ class S3Store(ObjectStore):
             if (error.attempts or 0) < 2:
                 raise
             return await self._completed_earlier(upload, parts, error)
-        return _written(answer)
+        with self._reading("CompleteMultipartUpload", upload.key):
+            return _written(answer)
 
     async def _completed_earlier(self, upload: Upload, parts: Sequence[Part], error: StoreError) -> PutResult:
         """The answer to the first attempt was lost: the object tells whether that attempt succeeded."""
@@ -319,6 +325,14 @@ class S3Store(ObjectStore):
             raise error from None
         old.pool.retire()
         return service
+
+    @contextmanager
+    def _reading(self, operation: str, key: str | None = None) -> Iterator[None]:
+        """An answer that makes no sense is an error of this operation."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise ProtocolError(error.message, self._context(operation, key)) from None
 
     def _context(self, operation: str, key: str | None) -> ErrorContext:
         endpoint = str(self._route.endpoint) if self._route else None

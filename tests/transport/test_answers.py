@@ -382,3 +382,12 @@ async def test_a_sink_of_the_wrong_size(server: FaultServer, store: S3Store) -> 
     with pytest.raises(ValueError, match="10240"):
         await store.fetch("key", lambda _: memoryview(bytearray(10)))
     assert await store.get("key") == DATA
+
+
+async def test_a_listing_that_makes_no_sense_says_where(server: FaultServer, store: S3Store) -> None:
+    server.always = Fault(200, body=b"<html>log in</html>")
+    with pytest.raises(ProtocolError, match="asked for a listing") as caught:
+        await store.list_page()
+    error = caught.value
+    assert (error.operation, error.bucket) == ("ListObjectsV2", "bucket")
+    assert error.endpoint is not None
