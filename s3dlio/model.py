@@ -107,6 +107,11 @@ class PutOptions:
     if_match: str | None = None
     if_none_match: bool = False
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the write depends on what is there: then it is not repeated when its outcome is unknown."""
+        return self.if_none_match or self.if_match is not None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reduced(self)
 

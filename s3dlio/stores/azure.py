@@ -292,10 +292,9 @@ class AzureStore(ObjectStore):
         data: bytes | memoryview,
     ) -> Answer:
         """A write that may be conditional; such a one is not repeated when its outcome is unknown."""
-        conditional = options.if_none_match or options.if_match is not None
         try:
             return await self._send(
-                operation, "PUT", key, query=query, headers=headers, data=data, idempotent=not conditional
+                operation, "PUT", key, query=query, headers=headers, data=data, idempotent=not options.conditional
             )
         except PreconditionFailedError as error:
             if options.if_none_match:

@@ -228,7 +228,6 @@ class S3Store(ObjectStore):
         fault_in_success: bool = False,
     ) -> Answer:
         """A write that may be conditional; such a one is not repeated when its outcome is unknown."""
-        conditional = options.if_none_match or options.if_match is not None
         try:
             return await self._send(
                 operation,
@@ -238,7 +237,7 @@ class S3Store(ObjectStore):
                 headers=headers,
                 data=data,
                 fault_in_success=fault_in_success,
-                idempotent=not conditional,
+                idempotent=not options.conditional,
             )
         except PreconditionFailedError as error:
             if options.if_none_match:
