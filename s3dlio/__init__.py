@@ -9,7 +9,7 @@ Three ways in, one engine:
 The layers, each importing only those below it:
 
     compat, blocking            what users call
-    readahead, session          stores behind the portal; bodies fetched ahead
+    readahead, gather, session  stores behind the portal; bodies and ranges fetched ahead
     portal, transfer, urls      one Trio thread per process; parallel parts; URIs to stores
     stores                      S3, memory: requests and answers
     transport.service           signed, retried, resumed
@@ -41,6 +41,7 @@ from .errors import (
     ObjectChangedError,
     PermissionDeniedError,
     PreconditionFailedError,
+    ProfileNotFoundError,
     ProtocolError,
     RangeError,
     RequestError,
@@ -61,6 +62,7 @@ from .model import (
     Part,
     PutOptions,
     PutResult,
+    RestoreStatus,
     SuffixRange,
     Upload,
 )
@@ -113,11 +115,13 @@ __all__ = [
     "Part",
     "PermissionDeniedError",
     "PreconditionFailedError",
+    "ProfileNotFoundError",
     "ProtocolError",
     "PutOptions",
     "PutResult",
     "RangeError",
     "RequestError",
+    "RestoreStatus",
     "ServerError",
     "StallError",
     "StoreError",

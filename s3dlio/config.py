@@ -54,6 +54,9 @@ class Config:
     profile: str | None = None
     """Take credentials from this profile alone, ahead of keys in the environment."""
 
+    user_agent: str = "s3dlio"
+    """How requests introduce themselves."""
+
     anonymous: bool = False
     """Send unsigned requests."""
 
@@ -97,7 +100,7 @@ class Config:
     def __post_init__(self) -> None:
         for item in fields(self):
             if getattr(self, item.name) is None:
-                value = _from_environment(item.metadata.get("variables", ()), None)
+                value = _from_environment(item.metadata.get("variables", ()), item.metadata.get("default"))
                 object.__setattr__(self, item.name, value)
         _check(self)
 
@@ -123,6 +126,8 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or not value > 0:
             raise ConfigError(f"{name} must be a number above zero, not {value!r}")
+    if not config.user_agent.isascii() or not config.user_agent.isprintable():
+        raise ConfigError("user_agent must be printable ASCII, as HTTP headers are")
     for name in ("addressing", "durable"):
         choices = get_type_hints(Config)[name].__args__
         if getattr(config, name) not in choices:

@@ -117,6 +117,10 @@ class NoCredentialsError(PermissionDeniedError):
     """No credentials were found, and anonymous access was not asked for."""
 
 
+class ProfileNotFoundError(NoCredentialsError):
+    """The profile that was asked for does not exist."""
+
+
 class PreconditionFailedError(StoreError):
     """An `If-Match` or similar condition of the caller did not hold."""
 

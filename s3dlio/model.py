@@ -18,8 +18,19 @@ def _reduced(value: ObjectMeta | PutOptions) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreStatus:
+    """An archived object's restored copy: still being made, or there until `expiry` (aware, UTC)."""
+
+    in_progress: bool
+    expiry: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectMeta:
-    """One object as a listing, HEAD or GET describes it. `last_modified` is aware, UTC."""
+    """One object as a listing, HEAD or GET describes it. `last_modified` is aware, UTC.
+
+    `restore` is known of archived objects that were asked back, on S3.
+    """
 
     key: str
     size: int
@@ -29,6 +40,7 @@ class ObjectMeta:
     storage_class: str | None = None
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    restore: RestoreStatus | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reduced(self)
@@ -100,12 +112,16 @@ Sink = Callable[[GetResult], memoryview]
 
 @dataclass(frozen=True, slots=True)
 class PutOptions:
-    """How an object is written. `if_none_match` writes only where no object is; `if_match` only over that etag."""
+    """How an object is written. `if_none_match` writes only where no object is; `if_match` only over that etag.
+
+    `storage_class` is the service's own word (Azure: access tier); files have no classes and take no notice of it.
+    """
 
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     if_match: str | None = None
     if_none_match: bool = False
+    storage_class: str | None = None
 
     @property
     def conditional(self) -> bool:

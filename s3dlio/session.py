@@ -97,24 +97,27 @@ class BlockingStore:
         door, listed = portal(), list(keys)
         door.call(lambda: self.opened(door).delete_many(listed))
 
-    def copy(self, source: str, target: str) -> PutResult:
-        """Copy an object, on the server."""
+    def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        """Copy an object, on the server; `source_bucket` is another one of the same service."""
         door = portal()
-        return door.call(lambda: self.opened(door).copy(source, target))
+        return door.call(lambda: self.opened(door).copy(source, target, source_bucket=source_bucket))
 
     def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
         """A listing's pages, each asked for when it is wanted."""
         token: str | None = None
         while True:
-            page = self._list_page(prefix, delimiter, token)
+            page = self.list_page(prefix, delimiter=delimiter, token=token)
             yield page
             token = page.token
             if token is None:
                 return
 
-    def _list_page(self, prefix: str, delimiter: str, token: str | None) -> ListPage:
+    def list_page(
+        self, prefix: str = "", *, delimiter: str = "", token: str | None = None, limit: int = 1000
+    ) -> ListPage:
+        """One page of a listing; `token` continues one."""
         door = portal()
-        return door.call(lambda: self.opened(door).list_page(prefix, delimiter=delimiter, token=token))
+        return door.call(lambda: self.opened(door).list_page(prefix, delimiter=delimiter, token=token, limit=limit))
 
     def open_writer(self, key: str, options: PutOptions = DEFAULT_PUT) -> BlockingWriter:
         """A writer of an object of any length. Nothing is sent before the first full part, or :meth:`close`."""

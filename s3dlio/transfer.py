@@ -10,7 +10,7 @@ becomes visible and no parts are left to pay for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -132,14 +132,33 @@ class ParallelStore(WrapperStore):
         return GetResult(result.meta, start, start + len(flat))
 
     async def _fill(self, key: str, view: memoryview, start: int, etag: str | None) -> None:
-        async with sibling_tasks() as nursery:
-            for first, end in plan_ranges(0, len(view), self.part_size):
-                await self._limiter.acquire_on_behalf_of(token := object())
-                nursery.start_soon(self._part, key, view[first:end], start + first, etag, token)
+        parts = plan_ranges(0, len(view), self.part_size)
+        await self.get_pieces(key, ((start + first, view[first:end]) for first, end in parts), if_match=etag)
 
-    async def _part(self, key: str, view: memoryview, start: int, etag: str | None, token: object) -> None:
+    async def get_pieces(
+        self, key: str, pieces: Iterable[tuple[int, memoryview]], *, if_match: str | None = None
+    ) -> ObjectMeta | None:
+        """Fill each view, of at most a part, with the bytes from its start: one request each, all of one version.
+
+        The metadata of that version; `None` where there are no pieces. Errors: `ObjectChangedError` where the answers
+        are of two versions; what :meth:`get_into` raises.
+        """
+        metas: list[ObjectMeta] = []
+        async with sibling_tasks() as nursery:
+            for start, view in pieces:
+                await self._limiter.acquire_on_behalf_of(token := object())
+                nursery.start_soon(self._piece, key, view, start, if_match, token, metas)
+        if len({meta.etag for meta in metas}) > 1:
+            context = ErrorContext(operation="GetObject", key=key)
+            raise ObjectChangedError("the object was replaced while parts of it were read", context)
+        return metas[0] if metas else None
+
+    async def _piece(
+        self, key: str, view: memoryview, start: int, etag: str | None, token: object, metas: list[ObjectMeta]
+    ) -> None:
         try:
-            await self.inner.get_into(key, view, start=start, if_match=etag)
+            result = await self.inner.get_into(key, view, start=start, if_match=etag)
+            metas.append(result.meta)
         finally:
             self._limiter.release_on_behalf_of(token)
 

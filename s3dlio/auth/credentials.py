@@ -26,7 +26,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import trio
 
 from ..config import Config
-from ..errors import ConfigError, NoCredentialsError, PermissionDeniedError, StoreError
+from ..errors import ConfigError, NoCredentialsError, PermissionDeniedError, ProfileNotFoundError, StoreError
 from .sigv4 import Credentials, fits_header
 
 _log = logging.getLogger("s3dlio.auth")
@@ -273,7 +273,7 @@ def _translate(error: Exception) -> StoreError:
 
     match error:
         case exceptions.ProfileNotFound():
-            return NoCredentialsError(f"there is no profile {error.kwargs['profile']!r} in {_files()}")
+            return ProfileNotFoundError(f"there is no profile {error.kwargs['profile']!r} in {_files()}")
         case exceptions.ConfigParseError():
             return ConfigError(f"{error.kwargs['path']} cannot be parsed")
         case exceptions.ClientError():
@@ -324,7 +324,7 @@ def aws_profile(config: Config) -> ProfileSettings:
     """The settings of the profile in use. Blocking, and no work where there is neither a profile nor a config file.
 
     An `AWS_PROFILE` that does not exist matters only to who needs credentials: it has no settings. Errors:
-    `NoCredentialsError` where `config.profile` does not exist, `ConfigError` where the file cannot be parsed.
+    `ProfileNotFoundError` where `config.profile` does not exist, `ConfigError` where the file cannot be parsed.
     """
     named = config.profile or os.environ.get("AWS_PROFILE")
     if not named and not Path(_config_file()).expanduser().is_file():

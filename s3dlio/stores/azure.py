@@ -92,6 +92,7 @@ class AzureStore(ObjectStore):
             azure_signer(account, tls=tls, anonymous=anonymous),
             read_fault,
             RetryPolicy(max_attempts=config.max_attempts),
+            user_agent=config.user_agent,
         )
         self._uploads: set[str] = set()
 
@@ -203,9 +204,9 @@ class AzureStore(ObjectStore):
                 nursery.start_soon(work, number, key)
         return [failures[number] for number in sorted(failures)]
 
-    async def copy(self, source: str, target: str) -> PutResult:
-        """Copy a blob inside the container; where the service takes its time, wait. Cancelled, it goes on alone."""
-        headers = {"x-ms-copy-source": self._route.url(self._path(source))}
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        """Copy a blob inside the account; where the service takes its time, wait. Cancelled, it goes on alone."""
+        headers = {"x-ms-copy-source": self._route.url(self._path(source, _container_of(source_bucket)))}
         answer = await self._send("CopyBlob", "PUT", target, headers=headers)
         if answer.headers.get("x-ms-copy-status", "success") == "success":
             return _put_result(answer.headers)
@@ -333,12 +334,17 @@ class AzureStore(ObjectStore):
             message = f"{error.message} The SAS token expired at {self._expires:%Y-%m-%dT%H:%M:%SZ}."
             raise PermissionDeniedError(message, error.context) from error
 
-    def _path(self, key: str) -> str:
-        return f"{self._route.prefix}/{quote_path(check_name(key))}"
+    def _path(self, key: str, container: str | None = None) -> str:
+        return f"{self._route.prefix_of(container)}/{quote_path(check_name(key))}"
 
     def _context(self, operation: str, key: str) -> ErrorContext:
         endpoint = str(self._route.endpoint)
         return ErrorContext(operation=operation, bucket=self._route.container, key=key, endpoint=endpoint)
+
+
+def _container_of(bucket: str | None) -> str | None:
+    """The container's own name, in whatever spelling a URI has it."""
+    return parse_place(bucket).container if bucket is not None else None
 
 
 def block_id(upload: str, number: int) -> str:
@@ -351,9 +357,11 @@ def put_headers(options: PutOptions) -> dict[str, str]:
     headers = {f"{_META}{name.lower()}": value for name, value in options.metadata.items()}
     if options.content_type:
         headers["x-ms-blob-content-type"] = options.content_type
+    if options.storage_class:
+        headers["x-ms-access-tier"] = options.storage_class
     for name, value in headers.items():
         if not (name + value).isascii() or not (name + value).isprintable():
-            raise InvalidKeyError(f"metadata {name!r} must be printable ASCII, as HTTP headers are")
+            raise InvalidKeyError(f"the value of {name!r} must be printable ASCII, as HTTP headers are")
     if options.if_none_match:
         headers["if-none-match"] = "*"
     elif options.if_match is not None:

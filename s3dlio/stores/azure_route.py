@@ -52,6 +52,12 @@ class Route:
     container: str
     account: str | None
 
+    def prefix_of(self, container: str | None) -> str:
+        """The prefix of another container of the account. Errors: `InvalidUriError` for what is no container's name."""
+        if container is None:
+            return self.prefix
+        return self.prefix.removesuffix(quote_path(self.container)) + quote_path(_check_container(container))
+
     def url(self, path: str) -> str:
         """A path of this endpoint as a URL."""
         return f"{self.endpoint.scheme}://{self.endpoint.authority}{path}"

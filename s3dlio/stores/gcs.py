@@ -83,8 +83,8 @@ class GCSStore(ObjectStore):
             _check_secrecy(endpoint)
         pool, signer = open_pool(endpoint, config), BearerSigner(credentials)
         self._service, single = (
-            Service(endpoint, pool, signer, gcs_json.read_fault, RetryPolicy(max_attempts=attempts))
-            for attempts in (config.max_attempts, 1)
+            Service(endpoint, pool, signer, gcs_json.read_fault, policy, user_agent=config.user_agent)
+            for policy in (RetryPolicy(max_attempts=config.max_attempts), RetryPolicy(max_attempts=1))
         )
         self._resumable = ResumableUploads(self._service, single)
         self._checksums = _Checksums()
@@ -213,8 +213,8 @@ class GCSStore(ObjectStore):
             raise IntegrityError("the object that was made does not have the CRC32C of what was sent", where)
         return result
 
-    async def copy(self, source: str, target: str) -> PutResult:
-        path = gcs_json.rewrite_path(self.bucket, check_key(source), check_key(target))
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        path = gcs_json.rewrite_path(source_bucket or self.bucket, check_key(source), self.bucket, check_key(target))
         token: str | None = None
         while True:
             query = [("rewriteToken", token)] if token else []

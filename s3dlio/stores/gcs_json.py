@@ -87,9 +87,9 @@ def object_path(bucket: str, key: str) -> str:
     return f"{objects_path(bucket)}/{quote(key, safe='')}"
 
 
-def rewrite_path(bucket: str, source: str, target: str) -> str:
-    """The path that copies one object to another key."""
-    return f"{object_path(bucket, source)}/rewriteTo/b/{bucket}/o/{quote(target, safe='')}"
+def rewrite_path(source_bucket: str, source: str, bucket: str, target: str) -> str:
+    """The path that copies one object to another key, or another bucket."""
+    return f"{object_path(source_bucket, source)}/rewriteTo/b/{bucket}/o/{quote(target, safe='')}"
 
 
 def compose_path(bucket: str, target: str) -> str:
@@ -312,6 +312,7 @@ def resource(key: str, options: PutOptions, crc32c: int | None) -> dict[str, Any
         "name": key,
         "contentType": kind,
         "metadata": dict(options.metadata),
+        "storageClass": options.storage_class,
         "crc32c": None if crc32c is None else spell_crc32c(crc32c),
     }
     return {name: value for name, value in wanted.items() if value}

@@ -37,7 +37,7 @@ from .local_files import READING, CachedFile, Draft, Source, describe
 from .local_listing import Listing, Query
 from .local_paths import Root, path_of, sync_directory
 from .local_uploads import LocalUpload
-from .store import DEFAULT_PUT, BytesSink, ObjectStore
+from .store import DEFAULT_PUT, BytesSink, ObjectStore, refuse_bucket
 
 _Result = TypeVar("_Result")
 _Move = Callable[[memoryview, int], object]
@@ -232,7 +232,8 @@ class LocalStore(ObjectStore):
             os.close(parent)
         self._root.prune(path)
 
-    async def copy(self, source: str, target: str) -> PutResult:
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        refuse_bucket(source_bucket, self._context("CopyObject", target))
         make = self._maker(target, self._context("CopyObject", target))
         context = self._context("GetObject", source)
         path = path_of(source)

@@ -22,7 +22,7 @@ from ..errors import (
     UploadNotFoundError,
 )
 from ..model import GetRange, GetResult, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload, resolve
-from .store import DEFAULT_PUT, ObjectStore, check_key
+from .store import DEFAULT_PUT, ObjectStore, check_key, refuse_bucket
 
 
 @dataclass(slots=True)
@@ -97,8 +97,9 @@ class MemoryStore(ObjectStore):
         await trio.lowlevel.checkpoint()
         self._objects.pop(check_key(key), None)
 
-    async def copy(self, source: str, target: str) -> PutResult:
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         await trio.lowlevel.checkpoint()
+        refuse_bucket(source_bucket, self._context("CopyObject", target))
         meta, data = self._find("CopyObject", source)
         return self._store("CopyObject", target, data, PutOptions(meta.content_type, meta.metadata))
 
@@ -158,6 +159,7 @@ class MemoryStore(ObjectStore):
             etag=_etag(data),
             last_modified=datetime.now(UTC).replace(microsecond=0),
             content_type=options.content_type,
+            storage_class=options.storage_class,
             metadata=dict(options.metadata),
         )
         self._objects[key] = (meta, data)

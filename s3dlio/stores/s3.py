@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +37,7 @@ from ..model import (
     Part,
     PutOptions,
     PutResult,
+    RestoreStatus,
     Sink,
     Upload,
 )
@@ -52,6 +54,7 @@ from .store import DEFAULT_PUT, MAX_KEY, ObjectStore, check_key
 _DELETE_BATCH = 1000
 _HASH_IN_THREAD_FROM = 256 << 10
 _META = "x-amz-meta-"
+_EXPIRY = re.compile('expiry-date="([^"]*)"')
 
 
 class S3Store(ObjectStore):
@@ -119,7 +122,8 @@ class S3Store(ObjectStore):
             "continuation-token": token or "",
         }
         query = [(name, value) for name, value in asked.items() if value]
-        answer = await self._send("ListObjectsV2", "GET", query=query)
+        headers = {"x-amz-optional-object-attributes": "RestoreStatus"}
+        answer = await self._send("ListObjectsV2", "GET", query=query, headers=headers)
         with self._reading("ListObjectsV2"):
             return s3_xml.parse_list_page(answer.body)
 
@@ -155,14 +159,15 @@ class S3Store(ObjectStore):
         with self._reading("DeleteObjects"):
             return list(s3_xml.delete_failures(answer.body, self._context("DeleteObjects", None)))
 
-    async def copy(self, source: str, target: str) -> PutResult:
-        headers = {"x-amz-copy-source": f"/{self.bucket}/{quote_path(check_key(source))}"}
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        bucket = check_bucket(source_bucket or self.bucket)
+        headers = {"x-amz-copy-source": f"/{bucket}/{quote_path(check_key(source))}"}
         answer = await self._send("CopyObject", "PUT", target, headers=headers, fault_in_success=True)
         with self._reading("CopyObject", target):
             return _written(answer)
 
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
-        headers = put_headers(PutOptions(options.content_type, options.metadata))
+        headers = put_headers(replace(options, if_match=None, if_none_match=False))
         answer = await self._send("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
         with self._reading("CreateMultipartUpload", key):
             upload = s3_xml.text_of(s3_xml.parse(answer.body), "UploadId")
@@ -306,6 +311,7 @@ class S3Store(ObjectStore):
             SigV4Signer(self._credentials, way.region),
             partial(read_fault, signed_for=way.region),
             RetryPolicy(max_attempts=self.config.max_attempts),
+            user_agent=self.config.user_agent,
         )
         return self._service
 
@@ -360,9 +366,11 @@ def put_headers(options: PutOptions) -> dict[str, str]:
     headers = {f"{_META}{name.lower()}": value for name, value in options.metadata.items()}
     if options.content_type:
         headers["content-type"] = options.content_type
+    if options.storage_class:
+        headers["x-amz-storage-class"] = options.storage_class
     for name, value in headers.items():
         if not (name + value).isascii() or not (name + value).isprintable():
-            raise InvalidKeyError(f"metadata {name!r} must be printable ASCII, as HTTP headers are")
+            raise InvalidKeyError(f"the value of {name!r} must be printable ASCII, as HTTP headers are")
     return headers | _conditions(options)
 
 
@@ -415,7 +423,16 @@ def object_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         storage_class=headers.get("x-amz-storage-class"),
         content_type=headers.get("content-type"),
         metadata={name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)},
+        restore=restore_status(headers.get("x-amz-restore")),
     )
+
+
+def restore_status(text: str | None) -> RestoreStatus | None:
+    """What `x-amz-restore` says, as in `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`."""
+    if text is None:
+        return None
+    expiry = _EXPIRY.search(text)
+    return RestoreStatus('ongoing-request="true"' in text, http_date(expiry[1]) if expiry else None)
 
 
 def composite_etag(parts: Sequence[Part]) -> str | None:

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from ..errors import ErrorContext, ProtocolError, StoreError, error_class
-from ..model import ListPage, ObjectMeta, Part
+from ..model import ListPage, ObjectMeta, Part, RestoreStatus
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -94,7 +94,15 @@ def _object(item: Element, *, encoded: bool) -> ObjectMeta:
         etag=text_of(item, "ETag"),
         last_modified=parse_time(text_of(item, "LastModified")),
         storage_class=text_of(item, "StorageClass"),
+        restore=_restore(item.find("RestoreStatus")),
     )
+
+
+def _restore(item: Element | None) -> RestoreStatus | None:
+    if item is None:
+        return None
+    in_progress = item.findtext("IsRestoreInProgress") == "true"
+    return RestoreStatus(in_progress, parse_time(text_of(item, "RestoreExpiryDate")))
 
 
 def _name(item: Element, tag: str, *, encoded: bool) -> str:

@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from ..alignment.buffers import fresh_bytes
-from ..errors import ErrorContext, IntegrityError, InvalidKeyError, NotFoundError, ObjectChangedError
+from ..errors import (
+    ErrorContext,
+    IntegrityError,
+    InvalidKeyError,
+    NotFoundError,
+    ObjectChangedError,
+    UnsupportedError,
+)
 from ..model import (
     BoundedRange,
     GetRange,
@@ -88,8 +95,11 @@ class ObjectStore(ABC):
         """Remove an object. Removing an absent one succeeds."""
 
     @abstractmethod
-    async def copy(self, source: str, target: str) -> PutResult:
-        """Copy an object inside the store, on the server."""
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        """Copy an object, on the server. `source_bucket` names another bucket of the same service and account.
+
+        Errors: `UnsupportedError` for another bucket where the store is a directory or in memory.
+        """
 
     @abstractmethod
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
@@ -193,6 +203,12 @@ def check_key(key: str) -> str:
     if size > MAX_KEY:
         raise InvalidKeyError(f"the key is longer than {MAX_KEY} bytes", ErrorContext(key=key))
     return key
+
+
+def refuse_bucket(bucket: str | None, context: ErrorContext) -> None:
+    """For stores that know no bucket but themselves. Errors: `UnsupportedError`."""
+    if bucket is not None:
+        raise UnsupportedError("this store copies inside itself only", context)
 
 
 class BytesSink:

@@ -70,8 +70,9 @@ class WrapperStore(ObjectStore):
     async def delete_many(self, keys: Iterable[str]) -> None:
         await self.inner.delete_many(self._inward(key) for key in keys)
 
-    async def copy(self, source: str, target: str) -> PutResult:
-        return await self.inner.copy(self._inward(source), self._inward(target))
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        inside = source if source_bucket is not None else self._inward(source)
+        return await self.inner.copy(inside, self._inward(target), source_bucket=source_bucket)
 
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
         return await self.inner.create_upload(self._inward(key), options)

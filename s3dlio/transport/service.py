@@ -45,7 +45,7 @@ from .retry import Failure, RetryPolicy, RetryQuota, failure_of
 
 _log = logging.getLogger("s3dlio.transport")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
-_DEFAULTS = {"accept-encoding": "identity", "user-agent": "s3dlio"}
+_USER_AGENT = "s3dlio"
 
 
 class Request(NamedTuple):
@@ -107,8 +107,10 @@ class Service:
         read_fault: ReadFault,
         policy: RetryPolicy,
         *,
+        user_agent: str = _USER_AGENT,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", "user-agent": user_agent}
         self.endpoint = endpoint
         self.pool = pool
         self.signer = signer
@@ -181,7 +183,7 @@ class Service:
 
     def _headers(self, method: str, asked: Mapping[str, str], size: int, *, expect: bool) -> dict[str, str]:
         """All that the request says but its signature."""
-        headers = {"host": self.endpoint.authority, **_DEFAULTS, **asked}
+        headers = {**self._defaults, **asked}
         if size or method in ("PUT", "POST"):
             headers["content-length"] = str(size)
         if expect:

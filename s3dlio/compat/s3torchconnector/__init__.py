@@ -1,17 +1,21 @@
 """The names of AWS's `s3torchconnector`, on our own engine. Change the import; leave the rest of the code as it is.
 
 `from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3MapDataset`
+
+The modules have the original's names too: `s3reader`, `s3writer`, `s3checkpoint`, `s3iterable_dataset`,
+`s3map_dataset`, `_s3client`, and, imported when they are asked for, `dcp` and `lightning`.
 """
 
 from __future__ import annotations
 
 from . import collation
-from .checkpoint import S3Checkpoint
-from .config import S3ClientConfig
-from .datasets import S3IterableDataset, S3MapDataset
+from ._s3client import S3ClientConfig
 from .errors import S3Exception
-from .reader import S3Reader
-from .writer import S3Writer
+from .s3checkpoint import S3Checkpoint
+from .s3iterable_dataset import S3IterableDataset
+from .s3map_dataset import S3MapDataset
+from .s3reader import S3Reader, S3ReaderConstructor
+from .s3writer import S3Writer
 
 __version__ = "1.5.0"
 """The version of `s3torchconnector` whose interface this is. Programs compare it."""
@@ -23,6 +27,7 @@ __all__ = [
     "S3IterableDataset",
     "S3MapDataset",
     "S3Reader",
+    "S3ReaderConstructor",
     "S3Writer",
     "__version__",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from .reader import S3Reader
+from .s3reader import S3Reader
 
 
 def _collate_readers(batch: list[S3Reader], *, collate_fn_map: dict[Any, Any] | None = None) -> list[S3Reader]:

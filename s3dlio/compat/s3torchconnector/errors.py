@@ -12,7 +12,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ...errors import BucketNotFoundError, ConfigError, NoCredentialsError, NotFoundError, StoreError
+from ...errors import (
+    BucketNotFoundError,
+    ConfigError,
+    NoCredentialsError,
+    NotFoundError,
+    ProfileNotFoundError,
+    StoreError,
+)
 
 KEY_ABSENT = "Service error: The key does not exist"
 OBJECT_ABSENT = "Service error: The object was not found"
@@ -61,6 +68,8 @@ def _text(error: StoreError, absent: str) -> str:
         return absent if absent == OBJECT_ABSENT else BUCKET_ABSENT
     if type(error) is NotFoundError:
         return absent
+    if isinstance(error, ProfileNotFoundError):
+        return f"invalid AWS credentials: {error.message}"
     if isinstance(error, NoCredentialsError):
         return NO_CREDENTIALS
     if isinstance(error, PermissionError):

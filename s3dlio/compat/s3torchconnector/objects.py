@@ -1,10 +1,12 @@
-"""What is known of objects before they are read: the records of a dataset, and the entries of a listing."""
+"""What is known of objects without their bodies: entries of a listing, the answer to a HEAD."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol, Self
 
+from ... import model
 from ...model import ObjectMeta
 
 
@@ -16,16 +18,43 @@ class HasSize(Protocol):
         """Bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One object as a listing or a HEAD describes it."""
+class RestoreStatus(NamedTuple):
+    """An archived object's restored copy: still being made, or there until `expiry`, in seconds since 1970."""
 
-    meta: ObjectMeta
+    in_progress: bool
+    expiry: int | None
 
-    @property
-    def key(self) -> str:
-        """Name in the bucket."""
-        return self.meta.key
+
+class HeadObjectResult:
+    """One object as a HEAD describes it. Two are equal where all they say is."""
+
+    __slots__ = ("meta",)
+
+    def __init__(
+        self,
+        etag: str,
+        size: int,
+        last_modified: int,
+        storage_class: str | None = None,
+        restore_status: RestoreStatus | None = None,
+        *,
+        key: str = "",
+    ) -> None:
+        self.meta = ObjectMeta(
+            key=key,
+            size=size,
+            etag=etag or None,
+            last_modified=datetime.fromtimestamp(last_modified, UTC),
+            storage_class=storage_class,
+            restore=_restore_in(restore_status),
+        )
+
+    @classmethod
+    def of(cls, meta: ObjectMeta) -> Self:
+        """What the store said, in the original's terms."""
+        made = cls.__new__(cls)
+        made.meta = meta
+        return made
 
     @property
     def size(self) -> int:
@@ -40,7 +69,7 @@ class ObjectInfo:
     @property
     def last_modified(self) -> int:
         """Seconds since 1970, UTC; 0 where the server does not say."""
-        return int(self.meta.last_modified.timestamp()) if self.meta.last_modified else 0
+        return _seconds(self.meta.last_modified) or 0
 
     @property
     def storage_class(self) -> str | None:
@@ -48,8 +77,44 @@ class ObjectInfo:
         return self.meta.storage_class
 
     @property
-    def restore_status(self) -> None:
-        """Never known here."""
+    def restore_status(self) -> RestoreStatus | None:
+        """Of an archived object that was asked back."""
+        restore = self.meta.restore
+        return RestoreStatus(restore.in_progress, _seconds(restore.expiry)) if restore else None
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.meta == self.meta  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((self.meta.key, self.meta.etag, self.meta.size))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.meta,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.meta!r})"
+
+
+class ObjectInfo(HeadObjectResult):
+    """One object as a listing describes it."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        key: str,
+        etag: str,
+        size: int,
+        last_modified: int,
+        storage_class: str | None = None,
+        restore_status: RestoreStatus | None = None,
+    ) -> None:
+        super().__init__(etag, size, last_modified, storage_class, restore_status, key=key)
+
+    @property
+    def key(self) -> str:
+        """Name in the bucket."""
+        return self.meta.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +125,21 @@ class ListObjectResult:
     common_prefixes: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class S3BucketKeyData:
-    """One object of a dataset. `object_info`, where known, saves a request for the size."""
-
-    bucket: str
-    key: str
-    object_info: HasSize | None = None
-    scheme: str = "s3"
-
-
 def known_meta(key: str, info: HasSize | None) -> ObjectMeta | None:
     """What `info` says about an object, in our own terms. It may be anybody's: only `size` must be there."""
     if info is None:
         return None
-    if isinstance(info, ObjectInfo):
+    if isinstance(info, HeadObjectResult):
         return info.meta
     return ObjectMeta(key=key, size=info.size)
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment else None
+
+
+def _restore_in(status: RestoreStatus | None) -> model.RestoreStatus | None:
+    if status is None:
+        return None
+    expiry = datetime.fromtimestamp(status.expiry, UTC) if status.expiry is not None else None
+    return model.RestoreStatus(status.in_progress, expiry)

@@ -21,7 +21,7 @@ from ...model import ObjectMeta
 from ...readahead import ReadAhead, Want
 from ...session import BlockingStore
 from .errors import OBJECT_ABSENT, translated
-from .objects import HasSize, ObjectInfo, known_meta
+from .objects import HasSize, HeadObjectResult, known_meta
 
 GetObjectInfo = Callable[[], HasSize]
 GetStream = Callable[..., Iterator[bytes]]
@@ -63,6 +63,11 @@ class StoredObject:
         self._company, self._position = company, position
 
     @property
+    def root(self) -> str:
+        """The bucket's URI."""
+        return self.store.root
+
+    @property
     def want(self) -> Want:
         """This object, for read-ahead."""
         return Want(self.store, self.key, self.known)
@@ -75,7 +80,7 @@ class StoredObject:
     def info(self) -> HasSize:
         """What the listing said, else what a HEAD says, once."""
         if self._info is None:
-            self._info = ObjectInfo(self.head())
+            self._info = HeadObjectResult.of(self.head())
         return self._info
 
     def stream(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]:
@@ -202,6 +207,7 @@ class StreamedObject:
     """One object, from whatever two functions say about it. All of it is read at once."""
 
     part_size = sys.maxsize
+    root = ""
     known = None
 
     def __init__(self, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> None:
@@ -224,7 +230,7 @@ class StreamedObject:
 
     def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
         """Bytes `start` to `end`."""
-        return b"".join(self._get_stream(start=start, end=end)), self.head()
+        return b"".join(self._get_stream(start, end)), self.head()
 
     def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
         """Copy the bytes from `start` into `view`."""

@@ -20,3 +20,9 @@ def split_uri(uri: str) -> Uri:
     if not bucket:
         raise ValueError("Bucket name must be non-empty")
     return Uri(scheme, bucket, key)
+
+
+def parse_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of a URI. Errors: as :func:`split_uri`."""
+    parts = split_uri(uri)
+    return parts.bucket, parts.key

@@ -1,13 +1,17 @@
 """Which bytes a reader fetches, and which of them it keeps.
 
-A :class:`Fetcher` answers reads at any position of one object. It keeps at most one window of bytes in memory:
+A :class:`Fetcher` answers reads at any position of one object. It keeps at most one window of bytes in memory, and a
+policy says which:
 
-- A read of everything from the start is one fetch of the whole object, which is then the window. The caller gets that
-  very `bytes` object, not a copy. An object of at most one part is fetched whole by any read.
-- Other reads fetch a window of one part. Each window that continues the one before is twice as long, up to
+- :class:`Growing`, for reading through. A read of everything from the start is one fetch of the whole object, which is
+  then the window; the caller gets that very `bytes` object, not a copy. An object of at most one part is fetched whole
+  by any read. Other reads fetch a window of one part; each that continues the one before is twice as long, up to
   `GROWTH` parts, so that a long sequential read becomes few, large, parallel fetches.
-- A read of a part or more takes what the window has and receives the rest straight into the caller's memory. Nothing
-  of that is kept: reading a checkpoint of any size costs what the caller asked for and no more.
+- :class:`Fixed`, for reading here and there. The size is asked for first; then a read fetches `buffer_size` bytes from
+  where it begins, and never more. An object that fits the buffer is fetched whole when all of it is wanted.
+
+With either, a read of a window or more takes what the window has and receives the rest straight into the caller's
+memory. Nothing of that is kept: reading a checkpoint of any size costs what the caller asked for and no more.
 
 The first answer tells the size and the etag. Every later fetch asks for that version, so bytes of two versions of an
 object never mix: a replaced object is an error. A size from a listing is only a plan, and may be stale.
@@ -18,11 +22,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...alignment.buffers import fresh_bytes
-from ...model import ObjectMeta
+from ....alignment.buffers import fresh_bytes
+from ....model import ObjectMeta
 
 GROWTH = 8
 """Longest window, in parts."""
+
+_LINE = 64 << 10
 
 
 class Source(Protocol):
@@ -31,6 +37,10 @@ class Source(Protocol):
     @property
     def part_size(self) -> int:
         """Bytes. An object of at most this size is fetched whole."""
+
+    @property
+    def root(self) -> str:
+        """What the object's key is relative to, as a URI; empty where that is not known."""
 
     @property
     def known(self) -> ObjectMeta | None:
@@ -82,16 +92,82 @@ def next_window(position: int, size: int, last: Span, part_size: int) -> Span:
     return Span(position, position + part_size)
 
 
+class Policy(Protocol):
+    """What to fetch for a read, and what to keep of it."""
+
+    @property
+    def large(self) -> int:
+        """Reads of at least so many bytes go straight into the caller's memory."""
+
+    @property
+    def asks_size(self) -> bool:
+        """Whether the size is asked for before anything is fetched, or learned from the first answer."""
+
+    def keeps(self, size: int | None) -> bool:
+        """Whether an object of this size is fetched whole when all of it is read, and kept."""
+
+    def window(self, position: int, size: int, last: Span) -> Span:
+        """The window to fetch for a read at `position`, which is below `size` and not in the window `last`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """For reading through an object: windows of one part and more."""
+
+    part_size: int
+    asks_size = False
+
+    @property
+    def large(self) -> int:
+        """A part."""
+        return self.part_size
+
+    def keeps(self, size: int | None) -> bool:
+        """Always."""
+        return True
+
+    def window(self, position: int, size: int, last: Span) -> Span:
+        """See :func:`next_window`."""
+        return next_window(position, size, last, self.part_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """For reading here and there: windows of `buffer_size` bytes; without a buffer, single lines still need one."""
+
+    buffer_size: int
+    asks_size = True
+
+    @property
+    def large(self) -> int:
+        """The buffer."""
+        return self.buffer_size
+
+    def keeps(self, size: int | None) -> bool:
+        """Where it fits the buffer."""
+        return size is not None and size <= self.buffer_size
+
+    def window(self, position: int, size: int, last: Span) -> Span:
+        """As many bytes from `position` as the buffer holds."""
+        return Span(position, min(position + (self.buffer_size or _LINE), size))
+
+
 class Fetcher:
     """Reads at any position of one object. Not for use by two threads at once."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, policy: Policy) -> None:
         self.used = False
         """Whether anything was fetched."""
         self._source = source
+        self._policy = policy
         self._data = b""
         self._window = Span(0, 0)
         self._version: ObjectMeta | None = None
+
+    @property
+    def root(self) -> str:
+        """What the object's key is relative to, as a URI; empty where that is not known."""
+        return self._source.root
 
     @property
     def known_size(self) -> int | None:
@@ -107,22 +183,33 @@ class Fetcher:
 
     def begin(self) -> None:
         """Fetch the beginning, and with it the size, where nothing was fetched yet. A small object is fetched whole."""
-        size = self.known_size
         if self.used:
             return
-        if size is not None and size <= self._source.part_size:
-            self._keep_whole()
-        elif size is None:
+        if self._policy.asks_size:
+            self.size()
+        elif self.known_size is None:
             self._keep(0, *self._source.first_part())
+        elif self.known_size <= self._source.part_size:
+            self._keep_whole()
+
+    def clamped(self, target: int, position: int) -> int:
+        """Where a seek from `position` to `target` ends: the object's end at the furthest.
+
+        It is found out where a seek goes forward, or by a policy that asks.
+        """
+        if self.known_size is None and (target > position or self._policy.asks_size):
+            self.begin()
+        size = self.known_size
+        return target if size is None else min(target, size)
 
     def read(self, position: int, count: int | None) -> bytes:
         """At most `count` bytes from `position`, all of them where `count` is `None`; fewer only at the end."""
-        if position == 0 and not self.used and self._is_everything(count):
+        if position == 0 and not self.used and self._is_everything(count) and self._policy.keeps(self.known_size):
             self._keep_whole()
         end = self._end(position, count)
         if position >= end:
             return b""
-        if end - position < self._source.part_size:
+        if end - position < self._policy.large:
             self._load(position)
         if position in self._window and end <= self._window.end:
             return self._data[position - self._window.start : end - self._window.start]
@@ -155,7 +242,7 @@ class Fetcher:
         filled = self._copy(position, view)
         while filled < len(view):
             rest = view[filled:]
-            if len(rest) >= self._source.part_size:
+            if len(rest) >= self._policy.large:
                 self._receive(position + filled, rest)
                 return len(view)
             self._load(position + filled)
@@ -176,7 +263,7 @@ class Fetcher:
     def _load(self, position: int) -> None:
         if position in self._window or position >= self.size():
             return
-        span = next_window(position, self.size(), self._window, self._source.part_size)
+        span = self._policy.window(position, self.size(), self._window)
         self._data, self._window = b"", Span(position, position)
         self._keep(span.start, *self._source.part(span.start, span.end, self._etag))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from .client import S3Client
-from .config import S3ClientConfig
-from .reader import S3Reader
+from ._s3client import S3Client, S3ClientConfig
+from .s3reader import S3Reader
+from .s3writer import S3Writer
 from .uri import split_uri
-from .writer import S3Writer
 
 
 class S3Checkpoint:

@@ -1,81 +1,34 @@
-"""Readers: an object of the store as a read-only binary file."""
+"""The file methods of readers that may go anywhere in their object."""
 
 from __future__ import annotations
 
 import io
 import operator
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from .fetching import Fetcher
-from .source import GetObjectInfo, GetStream, source_of
+from .s3reader import S3Reader, writable_view
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-class S3Reader(ABC, io.BufferedIOBase):
-    """A read-only file over one object. Nothing is requested before the first read or seek.
+class FetchedReader(S3Reader):
+    """A position in an object, and the file methods that move it. The bytes come from `fetcher`.
 
-    Every error in accessing S3 is an `S3Exception`.
-    """
-
-    @property
-    @abstractmethod
-    def bucket(self) -> str:
-        """Name of the bucket."""
-
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Name of the object in its bucket."""
-
-    @abstractmethod
-    def read(self, size: int | None = None) -> bytes:
-        """At most `size` bytes, everything that is left where it is `None` or negative; `b""` at the end."""
-
-    @abstractmethod
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position and return it. A position beyond the end is the end."""
-
-    @abstractmethod
-    def tell(self) -> int:
-        """The position. No request is made."""
-
-    @abstractmethod
-    def readinto(self, buf: WriteableBuffer) -> int:
-        """Fill `buf`, a writable buffer, and return the count of bytes; 0 at the end."""
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def writable(self) -> bool:
-        """False."""
-        return False
-
-
-class SequentialS3Reader(S3Reader):
-    """The default reader. Which bytes it fetches and keeps is told in :mod:`.fetching`.
-
-    `get_object_info()` gives an object with a `size`; `get_stream(start=None, end=None)` gives the bytes in pieces.
     A reader can be pickled until it is read; afterwards that is a `TypeError`. It may be read after `close()`.
     """
 
-    def __init__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> None:
+    def __init__(self, bucket: str, key: str, fetcher: Fetcher) -> None:
         if not bucket:
             raise ValueError("Bucket should be specified")
         self._bucket = bucket
         self._key = key
-        self._fetcher = Fetcher(source_of(key, get_object_info, get_stream))
+        self._fetcher = fetcher
         self._position = 0
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} s3://{self._bucket}/{self._key}>"
+        return f"<{type(self).__name__} {self._fetcher.root or self._bucket}/{self._key}>"
 
     def __getstate__(self) -> dict[str, Any]:
         if self._fetcher.used:
@@ -91,10 +44,6 @@ class SequentialS3Reader(S3Reader):
     def key(self) -> str:
         """Name of the object in its bucket."""
         return self._key
-
-    def prefetch(self) -> None:
-        """Fetch the beginning of the object, all of it where it is known to be small."""
-        self._fetcher.begin()
 
     def read(self, size: int | None = None) -> bytes:
         """At most `size` bytes, everything that is left where it is `None` or negative; `b""` at the end."""
@@ -112,7 +61,7 @@ class SequentialS3Reader(S3Reader):
 
     def readinto(self, buf: WriteableBuffer) -> int:
         """Fill `buf`, a writable buffer, and return the count of bytes; 0 at the end."""
-        count = self._fetcher.read_into(self._position, _writable(buf))
+        count = self._fetcher.read_into(self._position, writable_view(buf))
         self._position += count
         return count
 
@@ -140,7 +89,7 @@ class SequentialS3Reader(S3Reader):
         target = operator.index(offset) + self._origin(operator.index(whence))
         if target < 0:
             raise ValueError(f"negative seek value {target}")
-        self._position = self._clamped(target)
+        self._position = self._fetcher.clamped(target, self._position)
         return self._position
 
     def tell(self) -> int:
@@ -156,12 +105,6 @@ class SequentialS3Reader(S3Reader):
             return self._fetcher.size()
         raise ValueError("Seek must be passed SEEK_CUR, SEEK_SET, or SEEK_END")
 
-    def _clamped(self, target: int) -> int:
-        if target > self._position and self._fetcher.known_size is None:
-            self._fetcher.begin()
-        size = self._fetcher.known_size
-        return target if size is None else min(target, size)
-
 
 _NEWLINE = ord("\n")
 
@@ -169,13 +112,3 @@ _NEWLINE = ord("\n")
 def _count(size: int | None) -> int | None:
     count = -1 if size is None else operator.index(size)
     return count if count >= 0 else None
-
-
-def _writable(buffer: WriteableBuffer) -> memoryview:
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        view = memoryview(b"")
-    if view.readonly:
-        raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}")
-    return view.cast("B") if view.nbytes else memoryview(bytearray())

@@ -1,0 +1,103 @@
+"""`S3ClientConfig`, and what it means in our own settings."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ....config import Config, Durable, GiB, MiB
+from ....errors import ConfigError
+from ..errors import S3Exception, translated
+
+_SMALLEST_PART = 5 * MiB
+_LARGEST_PART = 5 * GiB
+
+_ONE_REQUEST = 87.5e6
+"""Bytes a second that one request is reckoned to bring. Source: "Performance guidelines for Amazon S3", which says one
+concurrent request for each 85 to 90 MB/s."""
+
+_MOST_IN_FLIGHT = 256
+_BYTES_IN_FLIGHT = 256 * MiB
+
+
+@dataclass(frozen=True)
+class S3ClientConfig:
+    """How the S3 client works. Nothing is checked before the client is first used.
+
+    `throughput_target_gbps` (gigabits a second; 0 means the default) decides how many parts of large objects are under
+    way at once. `part_size` (bytes, 5 MiB to 5 GiB) is the size of parallel range reads and of upload parts. `unsigned`
+    sends no credentials. `force_path_style` puts the bucket into the path. `max_attempts` is how often one request is
+    sent; `AWS_MAX_ATTEMPTS` overrides it. `profile` takes credentials from that profile alone.
+    """
+
+    throughput_target_gbps: float = 10.0
+    part_size: int = 8 * MiB
+    unsigned: bool = False
+    force_path_style: bool = False
+    max_attempts: int = 10
+    profile: str | None = None
+
+
+_ENDPOINTS = {"s3": "endpoint", "az": "azure_endpoint", "abfss": "azure_endpoint", "gs": "gcs_endpoint"}
+
+
+def store_config(
+    scheme: str,
+    region: str | None,
+    endpoint: str | None,
+    wanted: S3ClientConfig,
+    **settings: Any,
+) -> Config:
+    """The settings of the stores of one scheme behind one client; `settings` are further fields of :class:`Config`.
+
+    A region or endpoint that is `None` or empty comes from the environment. Files have no endpoint.
+    Errors: `TypeError` for a value of the wrong type; `S3Exception` for one that cannot be used.
+    """
+    _check(wanted)
+    if endpoint and scheme in _ENDPOINTS:
+        settings[_ENDPOINTS[scheme]] = endpoint
+    in_flight = parts_in_flight(wanted.throughput_target_gbps, wanted.part_size)
+    with translated():
+        return Config(
+            region=region or None,
+            addressing="path" if wanted.force_path_style else "auto",
+            profile=wanted.profile,
+            anonymous=bool(wanted.unsigned),
+            part_size=wanted.part_size,
+            parts_in_flight=in_flight,
+            connections=max(64, in_flight),
+            max_attempts=_max_attempts(wanted.max_attempts),
+            **settings,
+        )
+
+
+def parts_in_flight(gbps: float, part_size: int) -> int:
+    """How many parts of `part_size` bytes to have under way for a throughput: enough, and not too much memory."""
+    wanted = math.ceil((gbps or S3ClientConfig.throughput_target_gbps) * 1e9 / 8 / _ONE_REQUEST)
+    return max(2, min(wanted, _BYTES_IN_FLIGHT // part_size, _MOST_IN_FLIGHT))
+
+
+def _check(wanted: S3ClientConfig) -> None:
+    target = wanted.throughput_target_gbps
+    if not isinstance(target, int | float):
+        raise TypeError(f"throughput_target_gbps must be a number, not {type(target).__name__}")
+    if not 0 <= target < math.inf:
+        raise S3Exception(f"invalid configuration: throughput_target_gbps must be zero or more, not {target}")
+    if not isinstance(wanted.part_size, int):
+        raise TypeError(f"part_size must be an integer, not {type(wanted.part_size).__name__}")
+    if not _SMALLEST_PART <= wanted.part_size <= _LARGEST_PART:
+        raise S3Exception("invalid configuration: part size must be at between 5MiB and 5GiB")
+    if wanted.profile is not None and not isinstance(wanted.profile, str):
+        raise TypeError(f"profile must be a string, not {type(wanted.profile).__name__}")
+    operator.index(wanted.max_attempts)
+
+
+def _max_attempts(configured: int) -> int:
+    stated = os.environ.get("AWS_MAX_ATTEMPTS") or configured
+    try:
+        return int(stated)
+    except ValueError:
+        raise ConfigError(f"AWS_MAX_ATTEMPTS must be a number, not {stated!r}") from None

@@ -1,0 +1,326 @@
+"""PyTorch's distributed checkpoints on object stores: the file system, the writer and the reader.
+
+A checkpoint is one `.metadata` object and the files that it names. What can be read is decided by `.metadata` alone, so
+the rules are these. It is written last, in one request. Until then a save over an older checkpoint touches nothing of
+it: where there is one, the new files get names of their own, and those that only the old one used are removed when the
+new `.metadata` is there. So a save that dies, whenever that is, leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pickle
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from .._s3client import S3Client, S3ClientConfig
+from .._s3client._s3client import ReaderConstructor
+from .._user_agent import UserAgent
+from ..errors import OBJECT_ABSENT, S3Exception, translated
+from ..s3reader import DCPOptimizedConstructor, DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor
+from ..s3writer import S3Writer
+from ..uri import Uri, split_uri
+from .guards import OneStep, Watched
+from .loading import FileItems, load_items
+from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
+
+_log = logging.getLogger(__name__)
+
+AnyPath = str | os.PathLike[str]
+
+
+class S3FileSystem(FileSystemBase):
+    """The objects of buckets as PyTorch's checkpoints see files. Paths are URIs of any scheme.
+
+    `region` may be `None`: then it comes from the environment, as the endpoint does where it is not given.
+    Errors: `ValueError` for what is no URI, and `S3Exception`.
+    """
+
+    def __init__(
+        self,
+        region: str | None,
+        s3_client: S3Client | None = None,
+        s3client_config: S3ClientConfig | None = None,
+        reader_constructor: ReaderConstructor | None = None,
+        *,
+        endpoint: str | None = None,
+        sync_files: bool | None = None,
+    ) -> None:
+        self._path: AnyPath = ""
+        self._reader_constructor = reader_constructor or S3ReaderConstructor.default()
+        self._client = s3_client or S3Client(
+            region,
+            endpoint=endpoint,
+            user_agent=UserAgent(["dcp", torch.__version__, f"md/reader_type#{self._reader_type}"]),
+            s3client_config=s3client_config,
+            durable=None if sync_files is None else "full" if sync_files else "none",
+        )
+
+    @property
+    def _reader_type(self) -> str:
+        return S3ReaderConstructor.get_reader_type_string(self._reader_constructor)
+
+    @contextmanager
+    def create_stream(self, path: AnyPath, mode: str) -> Generator[S3Reader | S3Writer, None, None]:
+        """A reader (`mode` is `rb`) or a writer (`wb`), for a `with` block.
+
+        What was written becomes an object when the block ends, and never where it raises.
+        Errors: `ValueError` for another mode.
+        """
+        uri = split_uri(_text(path))
+        if mode == "wb":
+            with self._client.put_object(uri.bucket, uri.key, **_scheme(uri)) as writer:
+                yield writer
+        elif mode == "rb":
+            constructor = self._reader_constructor
+            with self._client.get_object(
+                uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri)
+            ) as reader:
+                yield reader
+        else:
+            raise ValueError(f"Invalid {mode=}: create_stream only supports rb (read mode) & wb (write mode)")
+
+    def concat_path(self, path: AnyPath, suffix: str) -> str:
+        """`suffix` below `path`."""
+        return os.path.join(os.fspath(path), suffix)
+
+    def init_path(self, path: AnyPath) -> AnyPath:
+        """The same path."""
+        self._path = path
+        return path
+
+    def rename(self, old_path: AnyPath, new_path: AnyPath) -> None:
+        """Copy an object on the server, replacing any at `new_path`, then remove the old one.
+
+        Errors: `ValueError` where the two are in different buckets.
+        """
+        old, new = split_uri(_text(old_path)), split_uri(_text(new_path))
+        if old.root != new.root:
+            raise ValueError(
+                "Source and destination buckets cannot be different (rename does not support cross-buckets operations)"
+            )
+        self._client.copy_object(old.bucket, quote(old.key), new.bucket, new.key, **_scheme(old))
+        self._client.delete_object(old.bucket, old.key, **_scheme(old))
+
+    def mkdir(self, path: AnyPath) -> None:
+        """Do nothing: folders come with what is in them."""
+
+    def exists(self, path: AnyPath) -> bool:
+        """Whether the object is there."""
+        uri = split_uri(_text(path))
+        try:
+            self._client.head_object(uri.bucket, uri.key, **_scheme(uri))
+        except S3Exception as error:
+            if str(error) != OBJECT_ABSENT:
+                raise
+            return False
+        return True
+
+    def rm_file(self, path: AnyPath) -> None:
+        """Remove an object. A failure is logged, not raised."""
+        uri = split_uri(_text(path))
+        try:
+            self._client.delete_object(uri.bucket, uri.key, **_scheme(uri))
+        except S3Exception:
+            _log.exception("could not remove %s", uri)
+
+    def rm_files(self, paths: Iterable[AnyPath]) -> None:
+        """Remove many objects. A failure is logged, not raised."""
+        uris = sorted((split_uri(_text(path)) for path in paths), key=str)
+        for root, members in groupby(uris, key=lambda uri: (uri.bucket, uri.scheme)):
+            try:
+                with translated():
+                    self._client.store(*root).delete_many(uri.key for uri in members)
+            except S3Exception:
+                _log.exception("could not remove files of an old checkpoint")
+
+    def file_items(self, path: AnyPath, items: list[ReadItem], where: dict[Any, Any]) -> FileItems:
+        """The items to load from one file; `where` tells their ranges."""
+        uri = split_uri(_text(path))
+        return FileItems(self._client.stored_object(uri.bucket, uri.key, scheme=uri.scheme), items, where)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
+        """Whether that can be a checkpoint's path: a URI, or any `pathlib.Path`."""
+        if isinstance(checkpoint_id, Path):
+            return True
+        try:
+            split_uri(_text(checkpoint_id))
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass
+class StorageMetadata:
+    """What the names of one rank's files begin with."""
+
+    prefix: str
+
+
+class S3StorageWriter(FileSystemWriter):
+    """Writes distributed checkpoints below the URI `path`. See the module's text for what a failed save leaves.
+
+    `prefix_strategy` says where the files of each rank go. `thread_count` files of a rank are written at once.
+    `sync_files` and `endpoint` may be given too, and any other keyword of PyTorch's `FileSystemWriter`. A write to a
+    bucket is durable when it returns; for files `sync_files=True` waits until they are on the disk, `False` does not
+    wait, and without it :class:`s3dlio.Config` decides. `region` may be `None`: then it comes from the environment.
+    """
+
+    def __init__(
+        self,
+        region: str | None,
+        path: str,
+        s3client_config: S3ClientConfig | None = None,
+        prefix_strategy: S3PrefixStrategyBase | None = None,
+        thread_count: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        ours = {name: kwargs.pop(name, None) for name in ("endpoint", "sync_files")}
+        super().__init__(path=path, sync_files=False, thread_count=thread_count, **kwargs)
+        self.fs = S3FileSystem(region, s3client_config=s3client_config, **ours)  # type: ignore[assignment]
+        self.path = self.fs.init_path(path)
+        self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
+        self._replaces = False
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """As in PyTorch. Where ranks save without each other, this is where a rank's files get their names."""
+        plan = super().prepare_local_plan(plan)
+        if plan.storage_data is None:
+            return plan
+        return dataclasses.replace(plan, storage_data=StorageMetadata(plan.storage_data.prefix + self._tag()))
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """The plans, with what the names of each rank's files begin with."""
+        tag = self._tag()
+        return [
+            dataclasses.replace(plan, storage_data=StorageMetadata(self.prefix_strategy(rank) + tag))
+            for rank, plan in enumerate(plans)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write the items of this rank. Errors: also those of the threads, which PyTorch prints and forgets."""
+        with self._through(Watched(self.fs)) as watched:
+            written = super().write_data(plan, planner)
+        if watched.failures:
+            raise watched.failures[0]
+        return written
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Publish the checkpoint, then remove the files of the one it replaces."""
+        old = self._files_in_place() if self._replaces else set()
+        with self._through(OneStep(self.fs)):
+            super().finish(metadata, results)
+        kept = {result.storage_data.relative_path for rank in results for result in rank}
+        self.fs.rm_files(self.fs.concat_path(self.path, name) for name in old - kept)  # type: ignore[attr-defined]
+
+    def _tag(self) -> str:
+        """A part of the files' names that tells them from those of a checkpoint that is there; else nothing."""
+        self._replaces = self.fs.exists(self._metadata_path)
+        return f"{self.save_id[:8]}_" if self._replaces else ""
+
+    @property
+    def _metadata_path(self) -> AnyPath:
+        alone = self.rank is not None and not self.use_collectives
+        return self.fs.concat_path(self.path, f"__{self.rank}.metadata" if alone else ".metadata")
+
+    def _files_in_place(self) -> set[str]:
+        """The files of the checkpoint that is there; none where its metadata cannot be read."""
+        try:
+            with self.fs.create_stream(self._metadata_path, "rb") as stream:
+                metadata = pickle.load(stream)  # type: ignore[arg-type]
+            return {stored.relative_path for stored in metadata.storage_data.values()}
+        except Exception:
+            _log.exception("the files of the checkpoint that is replaced stay where they are")
+            return set()
+
+    @contextmanager
+    def _through(self, guard: Any) -> Generator[Any, None, None]:
+        """Let PyTorch's methods use `guard` as the file system."""
+        plain, self.fs = self.fs, guard
+        try:
+            yield guard
+        finally:
+            self.fs = plain
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
+        """As :meth:`S3FileSystem.validate_checkpoint_id`."""
+        return S3FileSystem.validate_checkpoint_id(checkpoint_id)
+
+
+class S3StorageReader(FileSystemReader):
+    """Reads distributed checkpoints from below the URI `path`: only what is loaded, and that ahead of its use.
+
+    `reader_constructor` may choose another way of reading, see `S3ReaderConstructor`. `region` may be `None`: then it
+    comes from the environment, as the endpoint does where it is not given.
+    """
+
+    def __init__(
+        self,
+        region: str | None,
+        path: AnyPath,
+        s3client_config: S3ClientConfig | None = None,
+        reader_constructor: ReaderConstructor | None = None,
+        *,
+        endpoint: str | None = None,
+    ) -> None:
+        super().__init__(path)
+        self._reader_constructor = reader_constructor or S3ReaderConstructor.dcp_optimized()
+        self.fs: S3FileSystem = S3FileSystem(  # type: ignore[assignment]
+            region, s3client_config=s3client_config, reader_constructor=self._reader_constructor, endpoint=endpoint
+        )
+        self.path = self.fs.init_path(path)
+        self.sync_files = False
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """The plan, its items in the order of their offsets; a constructor that wants to know the ranges is told."""
+        plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
+        if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
+            self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
+        return plan
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Load the items of the plan: see :mod:`.loading`; with another reader constructor, as PyTorch does."""
+        constructor = self._reader_constructor
+        if type(constructor) is not DCPOptimizedConstructor or not isinstance(self.fs, S3FileSystem):
+            return super().read_data(plan, planner)
+        by_file: dict[str, list[ReadItem]] = {}
+        for item in plan.items:
+            by_file.setdefault(self.storage_data[item.storage_index].relative_path, []).append(item)
+        files = [
+            self.fs.file_items(self.fs.concat_path(self.path, name), items, self.storage_data)
+            for name, items in by_file.items()
+        ]
+        load_items(files, self.storage_data, planner, self.transforms, constructor.max_gap_size)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
+        """As :meth:`S3FileSystem.validate_checkpoint_id`."""
+        return S3FileSystem.validate_checkpoint_id(checkpoint_id)
+
+
+def _text(path: AnyPath) -> str:
+    return path if isinstance(path, str) else str(path)
+
+
+def _scheme(uri: Uri) -> dict[str, str]:
+    """What to tell the client of another scheme than its own."""
+    return {} if uri.scheme == "s3" else {"scheme": uri.scheme}

@@ -1,0 +1,142 @@
+"""Where the files of each rank go, below the path of a checkpoint.
+
+S3 splits a bucket among its machines by key prefix, so files that begin differently are written faster. Source: "Best
+practices design patterns: optimizing Amazon S3 performance".
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch.distributed
+
+
+class S3PrefixStrategyBase(ABC):
+    """A function from the rank to what the names of its files begin with. Subclass it for another one."""
+
+    def __call__(self, rank: int) -> str:
+        """The same as :meth:`generate_prefix`."""
+        return self.generate_prefix(rank)
+
+    @abstractmethod
+    def generate_prefix(self, rank: int) -> str:
+        """What the names of the files of `rank` begin with, relative to the checkpoint's path."""
+
+
+class DefaultPrefixStrategy(S3PrefixStrategyBase):
+    """`__<rank>_`, in the checkpoint's folder, as PyTorch has it."""
+
+    def generate_prefix(self, rank: int) -> str:
+        """`__<rank>_`."""
+        return f"__{rank}_"
+
+
+class NumericPrefixStrategy(S3PrefixStrategyBase):
+    """A folder for each number in some base: ranks share `prefix_count` folders in turn.
+
+    The digits are reversed, so that neighbours differ in their first one, and padded with zeros to `min_prefix_length`.
+    With `epoch_num` there is a folder `epoch_<n>` in each. `prefix_count` is by default the number of ranks when the
+    strategy is made, 1 where PyTorch's process group is not initialised.
+    Errors: `ValueError` for a length or count that is not positive, and for an epoch that is no integer.
+    """
+
+    def __init__(
+        self,
+        base: int,
+        epoch_num: int | None = None,
+        min_prefix_length: int = 10,
+        prefix_count: int | None = None,
+    ) -> None:
+        if min_prefix_length < 1:
+            raise ValueError(f"Minimum prefix length must be positive, got {min_prefix_length}")
+        if epoch_num is not None and not isinstance(epoch_num, int):
+            raise ValueError(f"Epoch number must be None or an integer, got {epoch_num}")
+        if prefix_count is not None and (not isinstance(prefix_count, int) or prefix_count < 1):
+            raise ValueError(f"Prefix count must be a positive integer, got {prefix_count}")
+        self.base = base
+        self.epoch_num = epoch_num
+        self.min_prefix_len = min_prefix_length
+        self.prefix_count = prefix_count or _world_size()
+        length = max(min_prefix_length, _digits(self.prefix_count, base))
+        self.prefix_map = [self._format_number(number, length)[::-1] for number in range(self.prefix_count)]
+
+    def generate_prefix(self, rank: int) -> str:
+        """`<digits>/[epoch_<n>/]__<rank>_`."""
+        return f"{self.prefix_map[rank % self.prefix_count]}/{_epoch_folder(self.epoch_num)}__{rank}_"
+
+    @abstractmethod
+    def _format_number(self, number: int, length: int) -> str:
+        """`number` in the base, the most significant digit first, with zeros before it up to `length` digits."""
+
+
+class BinaryPrefixStrategy(NumericPrefixStrategy):
+    """Folders of binary digits: see :class:`NumericPrefixStrategy`. `min_prefix_len` is another name of the length."""
+
+    def __init__(
+        self,
+        epoch_num: int | None = None,
+        min_prefix_length: int = 10,
+        prefix_count: int | None = None,
+        *,
+        min_prefix_len: int | None = None,
+    ) -> None:
+        super().__init__(2, epoch_num, _either(min_prefix_len, min_prefix_length), prefix_count)
+
+    def _format_number(self, number: int, length: int) -> str:
+        return f"{number:0{length}b}"
+
+
+class HexPrefixStrategy(NumericPrefixStrategy):
+    """Folders of hexadecimal digits: see :class:`NumericPrefixStrategy`. `min_prefix_len` is the length's other name."""
+
+    def __init__(
+        self,
+        epoch_num: int | None = None,
+        min_prefix_length: int = 10,
+        prefix_count: int | None = None,
+        *,
+        min_prefix_len: int | None = None,
+    ) -> None:
+        super().__init__(16, epoch_num, _either(min_prefix_len, min_prefix_length), prefix_count)
+
+    def _format_number(self, number: int, length: int) -> str:
+        return f"{number:0{length}x}"
+
+
+class RoundRobinPrefixStrategy(S3PrefixStrategyBase):
+    """The given folders in turn. With `epoch_num` there is a folder `epoch_<n>` in each.
+
+    Errors: `ValueError` where no folders are given.
+    """
+
+    def __init__(self, user_prefixes: list[str], epoch_num: int | None = None) -> None:
+        if not user_prefixes:
+            raise ValueError("user_prefixes must not be empty")
+        self.user_prefixes = user_prefixes
+        self.epoch_num = epoch_num
+
+    def generate_prefix(self, rank: int) -> str:
+        """`<folder>/[epoch_<n>/]__<rank>_`."""
+        folder = self.user_prefixes[rank % len(self.user_prefixes)]
+        return f"{folder}/{_epoch_folder(self.epoch_num)}__{rank}_"
+
+
+def _epoch_folder(epoch: int | None) -> str:
+    return f"epoch_{epoch}/" if epoch is not None else ""
+
+
+def _digits(count: int, base: int) -> int:
+    """How many digits make `count` different numerals."""
+    digits = 1
+    while base**digits < count:
+        digits += 1
+    return digits
+
+
+def _either(alias: int | None, given: int) -> int:
+    return given if alias is None else alias
+
+
+def _world_size() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -1,0 +1,29 @@
+"""The reader for parts of large objects."""
+
+from __future__ import annotations
+
+from ....config import MiB
+from ..source import GetObjectInfo, GetStream, source_of
+from .fetched import FetchedReader
+from .fetching import Fetcher, Fixed
+
+DEFAULT_BUFFER_SIZE = 8 * MiB
+
+
+class RangedS3Reader(FetchedReader):
+    """A reader that fetches what is asked for: reads below `buffer_size` bytes fetch that much, larger ones no more.
+
+    `buffer_size=None` means 8 MiB, 0 means no buffer. `get_object_info()` gives an object with a `size`;
+    `get_stream(start, end)` gives the bytes from `start` to `end` (exclusive) in pieces.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        key: str,
+        get_object_info: GetObjectInfo,
+        get_stream: GetStream,
+        buffer_size: int | None = None,
+    ) -> None:
+        wanted = DEFAULT_BUFFER_SIZE if buffer_size is None else max(0, buffer_size)
+        super().__init__(bucket, key, Fetcher(source_of(key, get_object_info, get_stream), Fixed(wanted)))
