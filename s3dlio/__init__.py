@@ -66,13 +66,12 @@ from .model import (
     SuffixRange,
     Upload,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .blocking import delete, exists, get, list, put, stat
     from .stores.store import ObjectStore
     from .urls import open_store
-
-__version__ = "0.1.0"
 
 _ON_FIRST_USE = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat"), "blocking")
 _ON_FIRST_USE |= {"ObjectStore": "stores.store", "open_store": "urls"}

@@ -100,7 +100,7 @@ class Config:
     def __post_init__(self) -> None:
         for item in fields(self):
             if getattr(self, item.name) is None:
-                value = _from_environment(item.metadata.get("variables", ()), item.metadata.get("default"))
+                value = _from_environment(item.metadata.get("variables", ()), None)
                 object.__setattr__(self, item.name, value)
         _check(self)
 

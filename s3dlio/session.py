@@ -134,9 +134,11 @@ class BlockingWriter:
         self._held = self._door.enter(_opened_writer(self._door, store, key, options))
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append; `data` may be reused when this returns."""
+        """Append; `data` may be reused when this returns. What fills no part is only copied, on this thread."""
         self._check()
-        self._door.call(self._held.value.write, data)
+        view = memoryview(data).cast("B")
+        if not self._held.value.absorb(view):
+            self._door.call(self._held.value.write, view)
 
     def close(self) -> PutResult:
         """Publish the object. Errors: `StoreError`; then no object was made."""

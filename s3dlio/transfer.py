@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from .alignment.buffers import fresh_bytes
+from .alignment.buffers import AlignedBuffer, fresh_bytes
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
 from .model import BoundedRange, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload
 from .stores.store import DEFAULT_PUT, ObjectStore, exactly
@@ -197,8 +197,9 @@ class PartWriter:
     """The upload of one object in parts: written bytes leave as soon as a part is full.
 
     What :meth:`write` is given may be reused when it returns: whole parts of it are sent from where they lie, and
-    waited for; the rest is copied. Small objects become a single PUT. A write that fails or is cancelled leaves a hole,
-    so the object is not made then, whatever is written afterwards.
+    waited for; the rest is copied, once, into buffers of the writer's own, which are used again when their part is sent
+    (fresh memory costs more than the copy). Small objects become a single PUT. A write that fails or is cancelled
+    leaves a hole, so the object is not made then, whatever is written afterwards.
     """
 
     def __init__(
@@ -211,8 +212,9 @@ class PartWriter:
         self._options = options
         self._part_size = part_size
         self._limiter = limiter
-        self._pending: list[bytes] = []
+        self._pending: AlignedBuffer | None = None
         self._pending_size = 0
+        self._idle: list[AlignedBuffer] = []
         self._upload: Upload | None = None
         self._number = 0
         self._parts: list[Part] = []
@@ -223,28 +225,43 @@ class PartWriter:
         """Take the nursery that parts are sent in."""
         self._nursery = nursery
 
+    def absorb(self, data: memoryview) -> bool:
+        """Append `data` without waiting, where it does not fill a part; whether it did.
+
+        The caller may be in another thread, as long as nothing else is asked of the writer meanwhile.
+        """
+        size = self.size + len(data)
+        usable = self._failure is None and self._nursery is not None and size <= MAX_OBJECT
+        if not usable or self._pending_size + len(data) >= self._next_size():
+            return False
+        self.size = size
+        if len(data):
+            self._keep(data)
+        return True
+
     async def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Errors: the `StoreError` of a part that failed, of this write or of an earlier one."""
         view = memoryview(data).cast("B")
         nursery = self._usable()
+        if self.absorb(view):
+            return
         if self.size + len(view) > MAX_OBJECT:
             raise self._failed(RequestError(f"an object can hold {MAX_OBJECT} bytes at most", self._context()))
         self.size += len(view)
-        if self._pending_size + len(view) >= self._next_size():
-            try:
-                view = await self._write_parts(view, nursery)
-            except BaseException as error:
-                self._failed(error)
-                raise
-        if len(view):
-            self._pending.append(bytes(view))
-            self._pending_size += len(view)
+        try:
+            rest = await self._write_parts(view, nursery)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if len(rest):
+            self._keep(rest)
 
     async def _write_parts(self, view: memoryview, nursery: trio.Nursery) -> memoryview:
         """Send the whole parts; what is left is less than one."""
-        if self._pending:
+        if self._pending_size:
             missing = self._next_size() - self._pending_size
-            await self._send(self._join(view[:missing]), nursery)
+            self._keep(view[:missing])
+            await self._send_pending(nursery)
             view = view[missing:]
         async with sibling_tasks() as borrowing:
             while len(view) >= (part := self._next_size()):
@@ -272,21 +289,38 @@ class PartWriter:
     def _next_size(self) -> int:
         return growing_part_size(self._number + 1, self._part_size)
 
-    def _join(self, tail: memoryview) -> memoryview:
-        joined = b"".join((*self._pending, tail))
-        self._pending, self._pending_size = [], 0
-        return memoryview(joined)
+    def _keep(self, data: memoryview) -> None:
+        """Copy the beginning of a part, or what continues it."""
+        if self._pending is None:
+            wanted = self._next_size()
+            fitting = self._idle and self._idle[-1].size == wanted
+            self._pending = self._idle.pop() if fitting else AlignedBuffer(wanted)
+        end = self._pending_size + len(data)
+        self._pending.view[self._pending_size : end] = data
+        self._pending_size = end
 
-    async def _send(self, data: memoryview, nursery: trio.Nursery) -> None:
+    def _kept(self) -> memoryview:
+        return self._pending.view[: self._pending_size] if self._pending is not None else memoryview(b"")
+
+    async def _send_pending(self, nursery: trio.Nursery) -> None:
+        data, buffer = self._kept(), self._pending
+        self._pending, self._pending_size = None, 0
+        await self._send(data, nursery, buffer)
+
+    async def _send(self, data: memoryview, nursery: trio.Nursery, buffer: AlignedBuffer | None = None) -> None:
         if self._upload is None:
             self._upload = await self._store.create_upload(self._key, self._options)
         self._number += 1
         await self._limiter.acquire_on_behalf_of(token := object())
-        nursery.start_soon(self._send_part, self._upload, self._number, data, token)
+        nursery.start_soon(self._send_part, self._upload, self._number, data, buffer, token)
 
-    async def _send_part(self, upload: Upload, number: int, data: memoryview, token: object) -> None:
+    async def _send_part(
+        self, upload: Upload, number: int, data: memoryview, buffer: AlignedBuffer | None, token: object
+    ) -> None:
         try:
             self._parts.append(await self._store.upload_part(upload, number, data))
+            if buffer is not None:
+                self._idle.append(buffer)
         except BaseException as error:
             self._failed(error)
             raise
@@ -296,14 +330,14 @@ class PartWriter:
     async def finish_parts(self) -> None:
         """Send what is left of a multipart upload."""
         nursery = self._usable()
-        if self._upload is not None and self._pending:
-            await self._send(self._join(memoryview(b"")), nursery)
+        if self._upload is not None and self._pending_size:
+            await self._send_pending(nursery)
         self._nursery = None
 
     async def publish(self) -> None:
         """Make the object."""
         if self._upload is None:
-            self.result = await self._store.put(self._key, self._join(memoryview(b"")), self._options)
+            self.result = await self._store.put(self._key, self._kept(), self._options)
         else:
             parts = sorted(self._parts, key=lambda part: part.number)
             self.result = await self._store.complete_upload(self._upload, parts)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from s3dlio.compat.s3torchconnector.objects import ObjectInfo
-from s3dlio.compat.s3torchconnector.reader import SequentialS3Reader
+from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
 from s3dlio.compat.s3torchconnector.source import StoredObject
 from s3dlio.config import Config
 from s3dlio.errors import ErrorContext, NotFoundError, ObjectChangedError, RangeError, StoreError
@@ -20,6 +20,7 @@ class StandIn:
 
     config: Config = field(default_factory=Config)
     objects: dict[str, bytes] = field(default_factory=dict)
+    root: str = "s3://bucket"
     requests: list[tuple[str, int | None, int | None, str | None]] = field(default_factory=list)
     failure: StoreError | None = None
 
@@ -69,7 +70,7 @@ KEY = "object"
 def stored(data: bytes, *, part_size: int, listed: bool) -> tuple[StandIn, StoredObject]:
     """A stand-in with one object. `listed` says whether its size is known beforehand."""
     store = StandIn(Config(part_size=part_size), {KEY: data})
-    info = ObjectInfo(store.meta(KEY)) if listed else None
+    info = ObjectInfo.of(store.meta(KEY)) if listed else None
     return store, StoredObject(cast("BlockingStore", store), "bucket", KEY, info)
 
 

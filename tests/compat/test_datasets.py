@@ -17,9 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset, IterableDataset, Subset, random_split
 
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader, source
-from s3dlio.compat.s3torchconnector import datasets as module
-from s3dlio.compat.s3torchconnector.client import S3Client
-from s3dlio.compat.s3torchconnector.reader import SequentialS3Reader
+from s3dlio.compat.s3torchconnector import s3iterable_dataset as module
+from s3dlio.compat.s3torchconnector._s3client import S3Client
+from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
 from s3dlio.readahead import ReadAhead, Want
 
 from ..servers.seaweedfs import SeaweedFS
@@ -284,13 +284,13 @@ def test_a_reader_constructor_is_honoured(kind: Any, uri: str) -> None:
 def test_a_reader_constructor_gets_functions_by_keyword(uri: str, bucket: str) -> None:
     def construct(*, bucket: str, key: str, get_object_info: Any, get_stream: Any) -> Any:
         info = get_object_info()
-        return bucket, key, info.size, info.key, b"".join(get_stream()), b"".join(get_stream(start=5, end=8))
+        return bucket, key, info.size, b"".join(get_stream()), b"".join(get_stream(start=5, end=8))
 
     dataset: Any = S3MapDataset.from_prefix(uri, region="us-east-1", reader_constructor=construct)
-    assert dataset[2] == (bucket, KEYS[2], 200, KEYS[2], BODIES[KEYS[2]], b"\x02" * 3)
+    assert dataset[2] == (bucket, KEYS[2], 200, BODIES[KEYS[2]], b"\x02" * 3)
     unlisted: Any = S3MapDataset.from_objects(f"{uri}002", region="us-east-1", reader_constructor=construct)
     assert unlisted[0] == dataset[2]
-    assert dataset[0][2:] == (0, KEYS[0], b"", b"")
+    assert dataset[0][2:] == (0, b"", b"")
 
 
 def test_objects_may_be_found_by_the_caller(uri: str, bucket: str) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector import S3Exception
-from s3dlio.compat.s3torchconnector.fetching import GROWTH, Fetcher, Span, next_window
 from s3dlio.compat.s3torchconnector.objects import HasSize
+from s3dlio.compat.s3torchconnector.s3reader.fetching import GROWTH, Fetcher, Growing, Span, next_window
 from s3dlio.compat.s3torchconnector.source import StreamedObject
 from s3dlio.errors import ServerError
 
@@ -211,7 +211,8 @@ def test_a_stream_is_read_whole_and_asked_for_its_size_only_at_need() -> None:
         asked.append("stream")
         return source.stream(start, end)
 
-    fetcher = Fetcher(StreamedObject(KEY, info, stream))
+    streamed = StreamedObject(KEY, info, stream)
+    fetcher = Fetcher(streamed, Growing(streamed.part_size))
     assert fetcher.read(0, 5) == DATA[:5]
     assert fetcher.read(5, None) == DATA[5:]
     assert asked == ["stream"]

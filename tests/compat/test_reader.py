@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector import S3Exception, S3Reader
-from s3dlio.compat.s3torchconnector.reader import SequentialS3Reader
+from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
 
 from .standin import KEY, reader_of
 

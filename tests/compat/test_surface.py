@@ -16,7 +16,7 @@ from torch._utils import ExceptionWrapper
 from s3dlio import errors
 from s3dlio.compat import s3torchconnector as ours
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
-from s3dlio.compat.s3torchconnector.config import store_config
+from s3dlio.compat.s3torchconnector._s3client.s3client_config import store_config
 from s3dlio.compat.s3torchconnector.errors import KEY_ABSENT, OBJECT_ABSENT, s3_exception
 from s3dlio.compat.s3torchconnector.uri import split_uri
 from s3dlio.config import MiB
@@ -98,14 +98,14 @@ def test_what_the_configuration_means() -> None:
     )
     assert (config.region, config.endpoint, config.part_size) == ("eu-north-1", "http://host:1", 16 * MiB)
     assert (config.anonymous, config.addressing, config.max_attempts, config.profile) == (True, "path", 4, "me")
-    plain = store_config("s3", "eu-north-1", None, None)
+    plain = store_config("s3", "eu-north-1", None, S3ClientConfig())
     assert (plain.anonymous, plain.addressing, plain.max_attempts, plain.profile) == (False, "auto", 10, None)
 
 
 def test_what_is_not_given_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host:2")
-    config = store_config("s3", None, "", None)
+    config = store_config("s3", None, "", S3ClientConfig())
     assert (config.region, config.endpoint) == ("eu-west-3", "http://host:2")
 
 

@@ -74,7 +74,7 @@ def test_the_emulators_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_paths_hold_any_key() -> None:
     assert gcs_json.object_path("b-1", "a/b?#%+é ~") == "/storage/v1/b/b-1/o/a%2Fb%3F%23%25%2B%C3%A9%20~"
-    assert gcs_json.rewrite_path("b-1", "a/b", "c/d") == "/storage/v1/b/b-1/o/a%2Fb/rewriteTo/b/b-1/o/c%2Fd"
+    assert gcs_json.rewrite_path("b-1", "a/b", "b-2", "c/d") == "/storage/v1/b/b-1/o/a%2Fb/rewriteTo/b/b-2/o/c%2Fd"
     assert gcs_json.compose_path("b-1", "a/b") == "/storage/v1/b/b-1/o/a%2Fb/compose"
 
 

@@ -28,9 +28,7 @@ def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Iterator[S3BucketK
     """The objects whose keys begin with the key of `s3_uri`, listed page by page."""
     uri = split_uri(s3_uri)
     pages = client.pages(uri.bucket, uri.key, scheme=uri.scheme)
-    return (
-        record_of(uri.scheme, uri.bucket, meta.key, ObjectInfo.of(meta)) for page in pages for meta in page.objects
-    )
+    return (record_of(uri.scheme, uri.bucket, meta.key, ObjectInfo.of(meta)) for page in pages for meta in page.objects)
 
 
 def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:

@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-from ... import __version__
+from ...version import __version__
 
 
 class UserAgent:

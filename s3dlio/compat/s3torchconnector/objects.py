@@ -83,7 +83,7 @@ class HeadObjectResult:
         return RestoreStatus(restore.in_progress, _seconds(restore.expiry)) if restore else None
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.meta == self.meta  # type: ignore[attr-defined]
+        return type(other) is type(self) and other.meta == self.meta
 
     def __hash__(self) -> int:
         return hash((self.meta.key, self.meta.etag, self.meta.size))

@@ -43,7 +43,7 @@ class S3Client:
         self._endpoint = endpoint
         self._user_agent_prefix = (user_agent or UserAgent()).prefix
         self._s3client_config = s3client_config or S3ClientConfig()
-        self._durable = durable
+        self._settings = {"user_agent": self._user_agent_prefix} | ({"durable": durable} if durable else {})
         self._stores: dict[tuple[str, str], BlockingStore] = {}
 
     @property
@@ -78,9 +78,7 @@ class S3Client:
         """A reader of one object. No request is made."""
         return reader_of(self.stored_object(bucket, key, object_info, scheme), reader_constructor)
 
-    def put_object(
-        self, bucket: str, key: str, storage_class: str | None = None, *, scheme: str = "s3"
-    ) -> S3Writer:
+    def put_object(self, bucket: str, key: str, storage_class: str | None = None, *, scheme: str = "s3") -> S3Writer:
         """A writer of one object, which appears when the writer is closed."""
         with translated():
             return S3Writer(self.store(bucket, scheme).open_writer(key, PutOptions(storage_class=storage_class)))
@@ -101,9 +99,7 @@ class S3Client:
         with translated():
             self.store(bucket, scheme).delete(key)
 
-    def copy_object(
-        self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str, *, scheme: str = "s3"
-    ) -> None:
+    def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str, *, scheme: str = "s3") -> None:
         """Copy an object, on the server. `src_key` is percent-encoded, `dst_key` is not: so it is in the original."""
         elsewhere = src_bucket if src_bucket != dst_bucket else None
         with translated(OBJECT_ABSENT):
@@ -116,14 +112,7 @@ class S3Client:
         """
         known = self._stores.get((scheme, bucket))
         if known is None:
-            config = store_config(
-                scheme,
-                self._region,
-                self._endpoint,
-                self._s3client_config,
-                user_agent=self._user_agent_prefix,
-                durable=self._durable,
-            )
+            config = store_config(scheme, self._region, self._endpoint, self._s3client_config, **self._settings)
             with translated():
                 known = self._stores[scheme, bucket] = blocking_store(f"{scheme}://{bucket}", config)
         return known
@@ -141,9 +130,7 @@ class S3Client:
 class ListObjectStream:
     """The pages of a listing. Can be pickled between two pages; `continuation_token` leads to the next one."""
 
-    def __init__(
-        self, store: BlockingStore, bucket: str, prefix: str, delimiter: str, max_keys: int
-    ) -> None:
+    def __init__(self, store: BlockingStore, bucket: str, prefix: str, delimiter: str, max_keys: int) -> None:
         if operator.index(max_keys) < 0:
             raise OverflowError(f"max_keys cannot be negative: {max_keys}")
         self.bucket = bucket

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ....config import Config, Durable, GiB, MiB
+from ....config import Config, GiB, MiB
 from ....errors import ConfigError
 from ..errors import S3Exception, translated
 

@@ -1,4 +1,4 @@
-"""Loads the items of a plan: all their ranges are fetched ahead into aligned buffers, and tensors are copied from there.
+"""Loads the items of a plan: all ranges are fetched ahead into aligned buffers, and tensors are copied from there.
 
 One gather (:mod:`s3dlio.gather`) serves all files of a plan. Items are delivered file by file in the order of their
 offsets, each range once, however many items want it: a tensor that was saved whole and is loaded in shards is one.

@@ -12,10 +12,9 @@ import dataclasses
 import logging
 import os
 import pickle
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,13 +26,14 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from ....urls import Uri
 from .._s3client import S3Client, S3ClientConfig
 from .._s3client._s3client import ReaderConstructor
 from .._user_agent import UserAgent
-from ..errors import OBJECT_ABSENT, S3Exception, translated
+from ..errors import OBJECT_ABSENT, S3Exception
 from ..s3reader import DCPOptimizedConstructor, DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor
 from ..s3writer import S3Writer
-from ..uri import Uri, split_uri
+from ..uri import split_uri
 from .guards import OneStep, Watched
 from .loading import FileItems, load_items
 from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
@@ -87,9 +87,7 @@ class S3FileSystem(FileSystemBase):
                 yield writer
         elif mode == "rb":
             constructor = self._reader_constructor
-            with self._client.get_object(
-                uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri)
-            ) as reader:
+            with self._client.get_object(uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri)) as reader:
                 yield reader
         else:
             raise ValueError(f"Invalid {mode=}: create_stream only supports rb (read mode) & wb (write mode)")
@@ -137,16 +135,6 @@ class S3FileSystem(FileSystemBase):
             self._client.delete_object(uri.bucket, uri.key, **_scheme(uri))
         except S3Exception:
             _log.exception("could not remove %s", uri)
-
-    def rm_files(self, paths: Iterable[AnyPath]) -> None:
-        """Remove many objects. A failure is logged, not raised."""
-        uris = sorted((split_uri(_text(path)) for path in paths), key=str)
-        for root, members in groupby(uris, key=lambda uri: (uri.bucket, uri.scheme)):
-            try:
-                with translated():
-                    self._client.store(*root).delete_many(uri.key for uri in members)
-            except S3Exception:
-                _log.exception("could not remove files of an old checkpoint")
 
     def file_items(self, path: AnyPath, items: list[ReadItem], where: dict[Any, Any]) -> FileItems:
         """The items to load from one file; `where` tells their ranges."""
@@ -226,7 +214,8 @@ class S3StorageWriter(FileSystemWriter):
         with self._through(OneStep(self.fs)):
             super().finish(metadata, results)
         kept = {result.storage_data.relative_path for rank in results for result in rank}
-        self.fs.rm_files(self.fs.concat_path(self.path, name) for name in old - kept)  # type: ignore[attr-defined]
+        for name in old - kept:
+            self.fs.rm_file(self.fs.concat_path(self.path, name))
 
     def _tag(self) -> str:
         """A part of the files' names that tells them from those of a checkpoint that is there; else nothing."""
@@ -242,7 +231,7 @@ class S3StorageWriter(FileSystemWriter):
         """The files of the checkpoint that is there; none where its metadata cannot be read."""
         try:
             with self.fs.create_stream(self._metadata_path, "rb") as stream:
-                metadata = pickle.load(stream)  # type: ignore[arg-type]
+                metadata = pickle.load(stream)
             return {stored.relative_path for stored in metadata.storage_data.values()}
         except Exception:
             _log.exception("the files of the checkpoint that is replaced stay where they are")
@@ -321,6 +310,6 @@ def _text(path: AnyPath) -> str:
     return path if isinstance(path, str) else str(path)
 
 
-def _scheme(uri: Uri) -> dict[str, str]:
+def _scheme(uri: Uri) -> dict[str, Any]:
     """What to tell the client of another scheme than its own."""
     return {} if uri.scheme == "s3" else {"scheme": uri.scheme}

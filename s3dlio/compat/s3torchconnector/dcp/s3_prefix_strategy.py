@@ -87,7 +87,7 @@ class BinaryPrefixStrategy(NumericPrefixStrategy):
 
 
 class HexPrefixStrategy(NumericPrefixStrategy):
-    """Folders of hexadecimal digits: see :class:`NumericPrefixStrategy`. `min_prefix_len` is the length's other name."""
+    """Folders of hexadecimal digits: see :class:`NumericPrefixStrategy`. The length has the same other name."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Tensors as `torch.save` writes them, found in memory instead of loaded.
 
-`torch.load` allocates a storage for each tensor and copies the bytes into it, which costs more than receiving them. What
-`torch.distributed.checkpoint` saves is a zip archive with one plain tensor: a pickle that describes it, and its bytes,
-stored as they are. So a tensor can be made of the memory that the archive was received into. Anything else than one
-plain tensor is left to `torch.load`.
+`torch.load` allocates a storage for each tensor and copies the bytes into it, which costs more than receiving them.
+What `torch.distributed.checkpoint` saves is a zip archive with one plain tensor: a pickle that describes it, and its
+bytes, stored as they are. So a tensor can be made of the memory that the archive was received into. Anything else than
+one plain tensor is left to `torch.load`.
 
 The pickle is read by an unpickler that knows the names such a pickle has, and no other; nothing in it is called.
 Source: `torch/serialization.py` of PyTorch, and the zip file format, APPNOTE.TXT 6.3.10, section 4.3.

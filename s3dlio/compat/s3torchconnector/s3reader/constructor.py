@@ -27,7 +27,7 @@ class DCPOptimizedConstructor:
     Errors: `ValueError` where `max_gap_size` is negative.
     """
 
-    def __init__(self, max_gap_size: int | float = DEFAULT_MAX_GAP_SIZE) -> None:
+    def __init__(self, max_gap_size: float = DEFAULT_MAX_GAP_SIZE) -> None:
         check_gap(max_gap_size)
         self._item_ranges_by_file: dict[str, list[ItemRange]] = {}
         self._max_gap_size = max_gap_size
@@ -55,9 +55,7 @@ class DCPOptimizedConstructor:
             uri = _spelled(os.path.join(base_path, stored.relative_path))
             self._item_ranges_by_file[uri].append(ItemRange(stored.offset, stored.offset + stored.length))
 
-    def __call__(
-        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStream
-    ) -> S3Reader:
+    def __call__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> S3Reader:
         """The reader of one file: a sequential one for `.metadata`, else one of the ranges that were taken.
 
         Errors: `ValueError` for a file of which no ranges were taken.
@@ -91,7 +89,7 @@ class S3ReaderConstructor:
         return partial(RangedS3Reader, buffer_size=buffer_size)
 
     @staticmethod
-    def dcp_optimized(max_gap_size: int | float = DEFAULT_MAX_GAP_SIZE) -> DCPS3ReaderConstructorProtocol:
+    def dcp_optimized(max_gap_size: float = DEFAULT_MAX_GAP_SIZE) -> DCPS3ReaderConstructorProtocol:
         """For `S3StorageReader`, whose default it is: only what is loaded is fetched, all of it ahead.
 
         Ranges at most `max_gap_size` bytes apart share requests; `float("inf")` is always, 0 only where they touch.

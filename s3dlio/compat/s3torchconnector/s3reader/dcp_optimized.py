@@ -140,7 +140,7 @@ class DCPOptimizedS3Reader(S3Reader):
         item_ranges: list[ItemRange],
         get_object_info: GetObjectInfo,
         get_stream: GetStream,
-        max_gap_size: int | float = DEFAULT_MAX_GAP_SIZE,
+        max_gap_size: float = DEFAULT_MAX_GAP_SIZE,
     ) -> None:
         for name, value in (("Bucket", bucket), ("Key", key)):
             if not value:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class GetStreamCallable(Protocol):
     """Gives the bytes from `start` to `end` (exclusive), by default all of them, in pieces."""
 
-    def __call__(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]: ...
+    def __call__(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]:
+        """The pieces, each fetched when it is asked for."""
 
 
 @runtime_checkable
@@ -28,7 +29,8 @@ class S3ReaderConstructorProtocol(Protocol):
 
     def __call__(
         self, bucket: str, key: str, get_object_info: Callable[[], HasSize], get_stream: GetStreamCallable
-    ) -> S3Reader: ...
+    ) -> S3Reader:
+        """The reader of the object `key` of `bucket`."""
 
 
 @runtime_checkable
@@ -39,7 +41,8 @@ class DCPS3ReaderConstructorProtocol(Protocol):
 
     def __call__(
         self, bucket: str, key: str, get_object_info: Callable[[], HasSize], get_stream: GetStreamCallable
-    ) -> S3Reader: ...
+    ) -> S3Reader:
+        """The reader of the object `key` of `bucket`."""
 
     def set_item_ranges_by_file(
         self,
