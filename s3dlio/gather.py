@@ -115,7 +115,7 @@ class _Loader:
         self.pending = deque(_jobs(wanted, max_gap))
         self._door = door
         self._wanted = wanted
-        self._etags: dict[int, str | None] = {}
+        self.etags: dict[int, str | None] = {}
         self._task = door.start_task_soon(self._run, list(self.pending))
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
@@ -160,7 +160,7 @@ class _Loader:
         pieces = plan_pieces(ranges[batch.first : batch.stop], batch.start, opened.part_size)
         views = ((start, lease.view[start - batch.start : end - batch.start]) for start, end in pieces)
         meta = await opened.get_pieces(key, views)
-        if meta is not None and self._etags.setdefault(job.number, meta.etag) != meta.etag:
+        if meta is not None and self.etags.setdefault(job.number, meta.etag) != meta.etag:
             raise ObjectChangedError("the object was replaced while it was read", ErrorContext("GetObject", key=key))
 
     def close(self) -> None:
@@ -210,6 +210,10 @@ class Gather:
         lease, first = self._job.filled.result(), self._job.batch.start
         start, end = self._wanted[number].ranges[position]
         return lease.view[start - first : end - first]
+
+    def etag(self, number: int) -> str | None:
+        """The version of object `number`, once a view of it was given; `None` where the store has none."""
+        return self._loader.etags.get(number)
 
     def _advance(self) -> None:
         self._let_go()

@@ -79,7 +79,8 @@ class Job(Generic[T]):
             self._done.acquire()
         except BaseException:
             self.cancel()
-            self._done.acquire(timeout=_LET_GO)
+            if self._done.acquire(timeout=_LET_GO):
+                self._done.release()
             raise
         self._done.release()
         value, error, self._value, self._error = self._value, self._error, None, None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .config import Config
 from .errors import ErrorContext, RangeError, StoreError
 from .model import BoundedRange, GetResult, ListPage, ObjectMeta, PutOptions, PutResult
-from .portal import BlockingPortal, portal
+from .portal import BlockingPortal, Job, portal
 from .stores.store import DEFAULT_PUT, BytesSink
 from .transfer import ParallelStore, PartWriter
 from .urls import open_store, parse_uri
@@ -69,8 +69,14 @@ class BlockingStore:
 
     def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
         """Fill `view` from `start`, in parallel where it is large."""
+        return self.begin_get_into(key, view, start=start, if_match=if_match).result()
+
+    def begin_get_into(
+        self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None
+    ) -> Job[GetResult]:
+        """Begin to fill `view`. It is written to until the result of the job was taken, also of a cancelled one."""
         door = portal()
-        return door.call(lambda: self.opened(door).get_into(key, view, start=start, if_match=if_match))
+        return door.start_task_soon(lambda: self.opened(door).get_into(key, view, start=start, if_match=if_match))
 
     def head(self, key: str) -> ObjectMeta:
         """The object's metadata."""

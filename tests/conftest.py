@@ -12,6 +12,8 @@ import pytest
 from .servers.process import CLOUD_VARIABLES
 from .servers.seaweedfs import SeaweedFS, seaweedfs
 
+pytest_plugins = ["tests.places"]
+
 _NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 

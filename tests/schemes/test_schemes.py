@@ -16,7 +16,7 @@ import s3dlio
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader
 from s3dlio.urls import parse_uri
 
-from .conftest import Place
+from ..places import Place
 
 BODIES = {f"{number:03}.bin": f"body {number} ".encode() * (number + 1) for number in range(40)}
 

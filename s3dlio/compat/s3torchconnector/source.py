@@ -17,7 +17,8 @@ from itertools import tee
 from typing import Any, Protocol
 
 from ...alignment.buffers import fresh_bytes
-from ...model import ObjectMeta
+from ...model import GetResult, ObjectMeta
+from ...portal import Job
 from ...readahead import ReadAhead, Want
 from ...session import BlockingStore
 from .errors import OBJECT_ABSENT, translated
@@ -120,6 +121,10 @@ class StoredObject:
             return self._piece(start, end, etag)
         data, view = fresh_bytes(end - start)
         return data, self.fill(view, start, etag)
+
+    def begin_fill(self, view: memoryview, start: int, etag: str | None) -> Job[GetResult]:
+        """Begin to receive the bytes from `start` straight into `view`. Errors of the job: `StoreError`."""
+        return self.store.begin_get_into(self.key, view, start=start, if_match=etag)
 
     def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
         """Receive the bytes from `start` straight into `view`."""

@@ -1,26 +1,66 @@
-"""Loads the items of a plan: all ranges are fetched ahead into aligned buffers, and tensors are copied from there.
+"""Loads the items of a plan, file by file in the order of their offsets.
 
-One gather (:mod:`s3dlio.gather`) serves all files of a plan. Items are delivered file by file in the order of their
-offsets, each range once, however many items want it: a tensor that was saved whole and is loaded in shards is one.
+One gather (:mod:`s3dlio.gather`) serves all files: ranges are fetched ahead into aligned buffers, each once, however
+many items want it (a tensor that was saved whole and is loaded in shards is one), and tensors are copied from there.
+
+Of a tensor of `DIRECT_FROM` bytes or more only the edges are gathered, which say where its bytes are. Those are
+received straight into the tensor that is loaded, where it can take them as they are; a few such tensors are under way
+at once. Others come by way of a buffer of their own.
+Invariant: nothing is received into a tensor when :func:`load_items` has returned or raised.
 """
 
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import torch
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
+from ....alignment.buffers import AlignedBuffer
+from ....config import KiB, MiB
 from ....gather import Gather, Range, Wanted
+from ....portal import Job
 from ..errors import translated
-from .saved_tensor import ViewFile, load_tensor
+from .saved_tensor import EdgesFile, SavedTensor, ViewFile, find_tensor, load_tensor
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.filesystem import _StorageInfo, _StorageReaderTransforms
 
     from ..source import StoredObject
+
+DIRECT_FROM = 32 * MiB
+_EDGE = 16 * KiB
+_DIRECT_AT_ONCE = 4
+
+
+class Placed(NamedTuple):
+    """An item to load, and where it was saved."""
+
+    item: ReadItem
+    stored: _StorageInfo
+
+    @property
+    def range(self) -> Range:
+        """Its bytes in the file."""
+        return self.stored.offset, self.stored.offset + self.stored.length
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may be received into the tensor itself."""
+        is_tensor = self.item.type == LoadItemType.TENSOR and not self.stored.transform_descriptors
+        return is_tensor and self.stored.length >= DIRECT_FROM
+
+    @property
+    def gathered(self) -> tuple[Range, ...]:
+        """The ranges that are fetched ahead."""
+        start, end = self.range
+        return ((start, start + _EDGE), (end - _EDGE, end)) if self.is_large else ((start, end),)
 
 
 class FileItems:
@@ -28,57 +68,150 @@ class FileItems:
 
     def __init__(self, source: StoredObject, items: Sequence[ReadItem], where: Mapping[Any, _StorageInfo]) -> None:
         self.source = source
-        self.items = sorted(items, key=lambda item: where[item.storage_index].offset)
-        self.ranges: list[Range] = sorted({_range(where[item.storage_index]) for item in self.items})
-
-    @property
-    def wanted(self) -> Wanted:
-        """What to fetch. An empty range is not."""
-        return Wanted(self.source.store, self.source.key, [each for each in self.ranges if each[0] < each[1]])
+        self.items = sorted((Placed(item, where[item.storage_index]) for item in items), key=lambda each: each.range)
+        ranges = sorted({each for placed in self.items for each in placed.gathered if each[0] < each[1]})
+        self.wanted = Wanted(source.store, source.key, ranges)
 
 
 def load_items(
-    files: Sequence[FileItems],
-    where: Mapping[Any, _StorageInfo],
-    planner: LoadPlanner,
-    transforms: _StorageReaderTransforms,
-    max_gap: float,
+    files: Sequence[FileItems], planner: LoadPlanner, transforms: _StorageReaderTransforms, max_gap: float
 ) -> None:
-    """Deliver every item to `planner`. `where` tells an item's place by its storage index.
+    """Deliver every item to `planner`. Ranges at most `max_gap` bytes apart share requests.
 
     Errors: `S3Exception`; `AssertionError` where a saved tensor has not the size of the one to be loaded.
     """
-    with Gather([each.wanted for each in files], max_gap=max_gap) as gather:
-        for number, each in enumerate(files):
-            positions = {wanted: position for position, wanted in enumerate(each.wanted.ranges)}
-            for item in each.items:
-                stored = where[item.storage_index]
-                position = positions.get(_range(stored))
-                with translated():
-                    view = gather.view(number, position) if position is not None else memoryview(b"")
-                _deliver(item, view, stored.transform_descriptors or (), planner, transforms)
+    with Gather([each.wanted for each in files], max_gap=max_gap) as gather, _Arrivals(planner) as arrivals:
+        for number, file in enumerate(files):
+            loading = _FileLoading(file, number, gather, arrivals, planner, transforms)
+            for placed in file.items:
+                loading.deliver(placed)
 
 
-def _range(stored: _StorageInfo) -> Range:
-    return stored.offset, stored.offset + stored.length
+class _FileLoading:
+    """The items of one file, on their way to the planner."""
+
+    def __init__(
+        self,
+        file: FileItems,
+        number: int,
+        gather: Gather,
+        arrivals: _Arrivals,
+        planner: LoadPlanner,
+        transforms: _StorageReaderTransforms,
+    ) -> None:
+        self._source = file.source
+        self._positions = {wanted: position for position, wanted in enumerate(file.wanted.ranges)}
+        self._number = number
+        self._gather = gather
+        self._arrivals = arrivals
+        self._planner = planner
+        self._transforms = transforms
+        self._looked_at: tuple[Range, SavedTensor | None] | None = None
+
+    def deliver(self, placed: Placed) -> None:
+        """Load one item."""
+        if placed.is_large:
+            self._receive(placed)
+            return
+        view = self._view(placed.range)
+        if placed.stored.transform_descriptors:
+            view = self._transformed(placed, view)
+        if placed.item.type == LoadItemType.BYTE_IO:
+            self._planner.load_bytes(placed.item, io.BytesIO(view))
+        else:
+            self._copy(placed.item, load_tensor(view), self._planner.resolve_tensor(placed.item).detach())
+
+    def _view(self, wanted: Range) -> memoryview:
+        if wanted[0] == wanted[1]:
+            return memoryview(b"")
+        with translated():
+            return self._gather.view(self._number, self._positions[wanted])
+
+    def _transformed(self, placed: Placed, view: memoryview) -> memoryview:
+        stream: Any = ViewFile(view)
+        descriptors = placed.stored.transform_descriptors or ()
+        return memoryview(self._transforms.transform_load_stream(placed.item, descriptors, stream).read(-1))
+
+    def _copy(self, item: ReadItem, saved: torch.Tensor, target: torch.Tensor) -> None:
+        part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
+        _check_size(item, part.size(), target)
+        target.copy_(part)
+        self._planner.commit_tensor(item, target)
+
+    def _receive(self, placed: Placed) -> None:
+        """Load a large tensor: straight into the one to be loaded, or else by way of a buffer of its own."""
+        item, start = placed.item, placed.stored.offset
+        saved = self._look_at(placed)
+        target = self._planner.resolve_tensor(item).detach()
+        etag = self._gather.etag(self._number)
+        if (rows := _rows_for(target, item, saved)) is not None:
+            _check_size(item, item.lengths, target)
+            self._arrivals.expect(item, target, self._source.begin_fill(_bytes_of(target), start + rows[0], etag))
+        else:
+            buffer = AlignedBuffer(placed.stored.length)
+            self._source.fill(buffer.view, start, etag)
+            self._copy(item, load_tensor(buffer.view), target)
+
+    def _look_at(self, placed: Placed) -> SavedTensor | None:
+        """Where the bytes of the tensor are, by the edges of its archive."""
+        if self._looked_at is None or self._looked_at[0] != placed.range:
+            head, tail = placed.gathered
+            begin = memoryview(bytes(self._view(head)))  # the next view may be the end of this one
+            edges = EdgesFile(begin, self._view(tail), placed.stored.length)
+            self._looked_at = placed.range, find_tensor(edges)
+        return self._looked_at[1]
 
 
-def _deliver(
-    item: ReadItem,
-    view: memoryview,
-    descriptors: Sequence[str],
-    planner: LoadPlanner,
-    transforms: _StorageReaderTransforms,
-) -> None:
-    if descriptors:
-        stream = transforms.transform_load_stream(item, descriptors, ViewFile(view))  # type: ignore[arg-type]
-        view = memoryview(stream.read(-1))
-    if item.type == LoadItemType.BYTE_IO:
-        planner.load_bytes(item, io.BytesIO(view))
-        return
-    saved = narrow_tensor_by_index(load_tensor(view), item.storage_offsets, item.lengths)
-    target = planner.resolve_tensor(item).detach()
-    if target.size() != saved.size():
-        raise AssertionError(f"req {item.storage_index} mismatch sizes {target.size()} vs {saved.size()}")
-    target.copy_(saved)
-    planner.commit_tensor(item, target)
+class _Arrivals:
+    """Tensors that are being received into. A few at once; each is committed when it is complete."""
+
+    def __init__(self, planner: LoadPlanner) -> None:
+        self._planner = planner
+        self._expected: deque[tuple[ReadItem, torch.Tensor, Job[Any]]] = deque()
+
+    def expect(self, item: ReadItem, target: torch.Tensor, job: Job[Any]) -> None:
+        """`job` fills `target`."""
+        self._expected.append((item, target, job))
+        if len(self._expected) > _DIRECT_AT_ONCE:
+            self._commit_first()
+
+    def _commit_first(self) -> None:
+        item, target, job = self._expected[0]
+        with translated():
+            job.result()
+        self._expected.popleft()
+        self._planner.commit_tensor(item, target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._expected:
+                self._commit_first()
+        finally:
+            for _, _, job in self._expected:
+                job.cancel()
+            for _, _, job in self._expected:
+                with suppress(Exception):
+                    job.result()
+
+
+def _rows_for(target: torch.Tensor, item: ReadItem, saved: SavedTensor | None) -> Range | None:
+    """Where in the archive the bytes of `target` are; `None` where it cannot take them as they are."""
+    plain = target.layout == torch.strided and target.device.type == "cpu" and not (target.is_conj() or target.is_neg())
+    if saved is None or not plain or target.dtype != saved.dtype or not target.is_contiguous():
+        return None
+    return saved.rows(item.storage_offsets, item.lengths)
+
+
+def _bytes_of(target: torch.Tensor) -> memoryview:
+    array: Any = target.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _check_size(item: ReadItem, size: Sequence[int], target: torch.Tensor) -> None:
+    if tuple(size) != tuple(target.size()):
+        raise AssertionError(f"req {item.storage_index} mismatch sizes {target.size()} vs {torch.Size(size)}")

@@ -295,7 +295,7 @@ class S3StorageReader(FileSystemReader):
             self.fs.file_items(self.fs.concat_path(self.path, name), items, self.storage_data)
             for name, items in by_file.items()
         ]
-        load_items(files, self.storage_data, planner, self.transforms, constructor.max_gap_size)
+        load_items(files, planner, self.transforms, constructor.max_gap_size)
         done: Future[None] = Future()
         done.set_result(None)
         return done

@@ -17,6 +17,7 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,14 +40,20 @@ class ViewFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill `buffer`; the count is 0 at the end."""
         target = memoryview(buffer).cast("B")
-        piece = self._view[self._position : self._position + len(target)]
+        piece = self._piece(len(target))
         target[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
 
+    def _piece(self, count: int) -> memoryview:
+        return self._view[self._position : self._position + count]
+
+    def _length(self) -> int:
+        return len(self._view)
+
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move to a position and return it."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length()}[whence]
         if origin + offset < 0:
             raise ValueError(f"negative seek value {origin + offset}")
         self._position = origin + offset
@@ -65,6 +72,26 @@ class ViewFile(io.RawIOBase):
         return True
 
 
+class EdgesFile(ViewFile):
+    """A file of `size` bytes of which only the first and the last are there. Errors: `EOFError` for those between."""
+
+    def __init__(self, head: memoryview, tail: memoryview, size: int) -> None:
+        super().__init__(head)
+        self._head, self._tail, self._size = head, tail, size
+
+    def _piece(self, count: int) -> memoryview:
+        begin, end = self._position, min(self._position + count, self._size)
+        if end <= len(self._head):
+            return self._head[begin:end]
+        hidden = self._size - len(self._tail)
+        if begin < hidden:
+            raise EOFError(f"bytes {begin} to {end} of the archive are not here")
+        return self._tail[begin - hidden : end - hidden]
+
+    def _length(self) -> int:
+        return self._size
+
+
 class _Storage(NamedTuple):
     """A storage that the pickle refers to."""
 
@@ -74,12 +101,50 @@ class _Storage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A tensor, described: elements of a storage from `offset`, by `shape` and `stride`, all in elements."""
+    """A tensor as the pickle describes it: elements of a storage from `offset`, by `shape` and `stride`."""
 
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """A tensor in an archive: bytes `begin` to `end` are its storage, `offset` and `stride` count elements."""
+
+    begin: int
+    end: int
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the storage is the tensor, row after row, and nothing else."""
+        size = self.dtype.itemsize
+        for length, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if stride * self.dtype.itemsize != size:
+                return False
+            size *= length
+        return self.offset == 0 and size == self.end - self.begin
+
+    def rows(self, offsets: Sequence[int], lengths: Sequence[int]) -> tuple[int, int] | None:
+        """Where in the archive a part of a plain tensor is, in bytes; `None` where it is not whole rows."""
+        whole_rows = tuple(lengths[1:]) == self.shape[1:] and not any(offsets[1:])
+        if not self.shape or not whole_rows or not self.is_plain:
+            return None
+        row = self.stride[0] * self.dtype.itemsize
+        begin = self.begin + offsets[0] * row
+        return begin, begin + lengths[0] * row
+
+    def of(self, view: memoryview) -> torch.Tensor:
+        """The tensor, made of the memory of the archive `view`, or of a copy where that is not aligned for it."""
+        raw = torch.frombuffer(view, dtype=torch.uint8, count=self.end - self.begin, offset=self.begin)
+        if raw.data_ptr() % self.dtype.itemsize:
+            raw = raw.clone()
+        return raw.view(self.dtype).as_strided(self.shape, self.stride, self.offset)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -126,17 +191,17 @@ def load_tensor(view: memoryview) -> torch.Tensor:
 
     Errors: those of `torch.load`, which is asked with `weights_only=True`.
     """
-    found = tensor_in(view)
+    found = find_tensor(ViewFile(view))
     if found is not None:
-        return found
+        return found.of(view)
     loaded: torch.Tensor = torch.load(ViewFile(view), map_location="cpu", weights_only=True)  # type: ignore[arg-type]
     return loaded
 
 
-def tensor_in(view: memoryview) -> torch.Tensor | None:
-    """The tensor in the archive `view`, made of its memory; `None` where it is not one plain tensor."""
+def find_tensor(file: ViewFile) -> SavedTensor | None:
+    """Where the tensor is in an archive; `None` where that is not one plain tensor, or has no elements."""
     try:
-        with zipfile.ZipFile(ViewFile(view)) as archive:
+        with zipfile.ZipFile(file) as archive:
             folder = archive.namelist()[0].partition("/")[0]
             if archive.read(f"{folder}/byteorder").decode() != sys.byteorder:
                 return None
@@ -144,17 +209,15 @@ def tensor_in(view: memoryview) -> torch.Tensor | None:
             if not isinstance(layout, _Layout):
                 return None
             record = archive.getinfo(f"{folder}/data/{layout.storage.name}")
-            return _tensor(view, record, layout) if record.compress_type == zipfile.ZIP_STORED else None
+            return _located(file, record, layout)
     except Exception:  # whatever is wrong with it, torch.load finds it too, and says so in its own words
         return None
 
 
-def _tensor(view: memoryview, record: zipfile.ZipInfo, layout: _Layout) -> torch.Tensor | None:
-    header = view[record.header_offset : record.header_offset + _LOCAL_HEADER]
-    begin = record.header_offset + _LOCAL_HEADER + sum(_NAME_LENGTHS.unpack(header))
-    if not record.file_size:
+def _located(file: ViewFile, record: zipfile.ZipInfo, layout: _Layout) -> SavedTensor | None:
+    if record.compress_type != zipfile.ZIP_STORED or not record.file_size:
         return None
-    raw = torch.frombuffer(view, dtype=torch.uint8, count=record.file_size, offset=begin)
-    if raw.data_ptr() % layout.storage.dtype.itemsize:
-        raw = raw.clone()
-    return raw.view(layout.storage.dtype).as_strided(layout.shape, layout.stride, layout.offset)
+    file.seek(record.header_offset)
+    begin = record.header_offset + _LOCAL_HEADER + sum(_NAME_LENGTHS.unpack(file.read(_LOCAL_HEADER)))
+    end = begin + record.file_size
+    return SavedTensor(begin, end, layout.storage.dtype, layout.offset, tuple(layout.shape), tuple(layout.stride))

@@ -1,4 +1,4 @@
-"""One place per scheme, on its real server, and the environment that leads there."""
+"""Fixtures of one place per scheme, on its real server, and of the environment that leads there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ..servers.azurite import Azurite, azurite
-from ..servers.gcs import GCSServer, fake_gcs
-from ..servers.seaweedfs import SeaweedFS
+from .servers.azurite import Azurite, azurite
+from .servers.gcs import GCSServer, fake_gcs
+from .servers.seaweedfs import SeaweedFS
 
 SCHEMES = ("s3", "az", "gs", "file", "direct")
 
@@ -58,7 +58,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         gcs: GCSServer = request.getfixturevalue("gcs_bucket")
         yield Place("gs://bucket", "bucket", {"STORAGE_EMULATOR_HOST": gcs.endpoint})
     else:
-        with tempfile.TemporaryDirectory(dir=Path(__file__).parents[2], prefix=".disk-") as name:
+        with tempfile.TemporaryDirectory(dir=Path(__file__).parents[1], prefix=".disk-") as name:
             yield Place(f"{request.param}://{name}", name)
 
 
