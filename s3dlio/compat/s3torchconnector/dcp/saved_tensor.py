@@ -187,11 +187,11 @@ def _layout(
 
 
 def load_tensor(view: memoryview) -> torch.Tensor:
-    """The tensor that `torch.save` wrote into `view`, on the CPU. It may share the memory of `view`.
+    """The tensor that `torch.save` wrote into `view`, on the CPU. Where `view` can be written to, it may be its memory.
 
     Errors: those of `torch.load`, which is asked with `weights_only=True`.
     """
-    found = find_tensor(ViewFile(view))
+    found = None if view.readonly else find_tensor(ViewFile(view))
     if found is not None:
         return found.of(view)
     loaded: torch.Tensor = torch.load(ViewFile(view), map_location="cpu", weights_only=True)  # type: ignore[arg-type]
