@@ -51,27 +51,33 @@ class Job:
 
     def start(self) -> None:
         """The client is loaded; the first object has not been asked for."""
-        with contextlib.suppress(OSError):  # not every kernel has it; then the peak may be one of the imports
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, see proc(5)
-        self._resident = _memory("VmRSS")
+        self._resident = begin_peak()
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
         """The part that counts, after the warm-up."""
         self.result.objects = self.result.bytes = 0
-        cpu, begin = _cpu_seconds(), time.perf_counter()
+        cpu, begin = cpu_seconds(), time.perf_counter()
         yield
         self.result.seconds = time.perf_counter() - begin
-        self.result.cpu_seconds = _cpu_seconds() - cpu
-        self.result.peak_bytes = _memory("VmHWM") - self._resident
+        self.result.cpu_seconds = cpu_seconds() - cpu
+        self.result.peak_bytes = memory("VmHWM") - self._resident
 
 
-def _cpu_seconds() -> float:
+def begin_peak() -> int:
+    """Bytes that are resident now. The largest resident set is looked for from here on."""
+    with contextlib.suppress(OSError):  # not every kernel has it; then the peak may be one of the imports
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, see proc(5)
+    return memory("VmRSS")
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, all threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-def _memory(name: str) -> int:
+def memory(name: str) -> int:
     """A line of /proc/self/status, in bytes. `ru_maxrss` would not do: a child inherits its parent's."""
     found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
