@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from s3dlio.compat.s3torchconnector.objects import ObjectInfo
-from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
+from s3dlio.compat.s3torchconnector.s3reader import RangedS3Reader, SequentialS3Reader
 from s3dlio.compat.s3torchconnector.source import StoredObject
 from s3dlio.config import Config
-from s3dlio.errors import ErrorContext, NotFoundError, ObjectChangedError, RangeError, StoreError
+from s3dlio.errors import ErrorContext, IntegrityError, NotFoundError, ObjectChangedError, RangeError, StoreError
 from s3dlio.model import GetResult, ObjectMeta
 from s3dlio.session import BlockingStore
 
@@ -37,7 +37,10 @@ class StandIn:
 
     def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
         meta = self._log("into", key, start, start + len(view), if_match)
-        view[:] = self.objects[key][start : start + len(view)]
+        data = self.objects[key][start : start + len(view)]
+        if len(data) < len(view):
+            raise IntegrityError(f"only {len(data)} bytes there", ErrorContext(key=key))
+        view[:] = data
         return GetResult(meta, start, start + len(view))
 
     def head(self, key: str) -> ObjectMeta:
@@ -78,3 +81,11 @@ def reader_of(data: bytes, *, part_size: int = 1 << 20, listed: bool = True) -> 
     """A stand-in and the reader of its one object."""
     store, source = stored(data, part_size=part_size, listed=listed)
     return store, SequentialS3Reader("bucket", KEY, source.info, source.stream)
+
+
+def ranged_reader_of(
+    data: bytes, *, buffer_size: int | None, part_size: int = 1 << 20, listed: bool = True
+) -> tuple[StandIn, RangedS3Reader]:
+    """A stand-in and the range-based reader of its one object."""
+    store, source = stored(data, part_size=part_size, listed=listed)
+    return store, RangedS3Reader("bucket", KEY, source.info, source.stream, buffer_size)

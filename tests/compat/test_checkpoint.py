@@ -64,6 +64,19 @@ def test_a_save_that_fails_keeps_the_older_checkpoint(checkpoint: Any, bucket: s
     assert _same(torch.load(checkpoint.reader(uri), weights_only=True), _state(10))
 
 
+def test_a_save_that_is_refused_says_so(
+    s3_environment: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part is refused long before the end; `torch.save` goes on and complains of something else."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_environment.as_readonly().access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_environment.as_readonly().secret_key)
+    refused: Any = S3Checkpoint("us-east-1", s3client_config=S3ClientConfig(max_attempts=9))
+    uri = f"s3://{bucket}/model.pt"
+    with pytest.raises(S3Exception, match="Client error: Forbidden") as caught, refused.writer(uri) as writer:
+        torch.save({"weight": torch.ones(8 << 20)}, writer)
+    assert isinstance(caught.value, PermissionError)
+
+
 def test_a_checkpoint_that_is_not_there(checkpoint: Any, bucket: str) -> None:
     with pytest.raises(S3Exception) as caught:
         torch.load(checkpoint.reader(f"s3://{bucket}/absent"), weights_only=True)

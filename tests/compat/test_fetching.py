@@ -143,6 +143,22 @@ def test_a_listing_that_is_stale_does_no_harm() -> None:
     assert reader.read(5) + reader.read() == DATA
 
 
+@pytest.mark.parametrize("start", [0, 5, 50])
+@pytest.mark.parametrize("part_size", [10, PART])
+def test_an_object_that_grew_since_it_was_listed_is_read_to_its_end(part_size: int, start: int) -> None:
+    for count in (None, 900, 10):
+        store, reader = reader_of(DATA[:51], part_size=part_size)
+        store.objects[KEY] = DATA
+        reader.seek(start)
+        assert reader.read(count) == DATA[start : len(DATA) if count is None else start + count]
+        store, reader = reader_of(DATA[:51], part_size=part_size)
+        store.objects[KEY] = DATA
+        target = bytearray(count or len(DATA) - start)
+        reader.seek(start)
+        assert reader.readinto(target) == len(target)
+        assert target == DATA[start : start + len(target)]
+
+
 def test_an_object_emptied_since_the_listing_is_empty() -> None:
     store, reader = reader_of(DATA, part_size=PART)
     store.objects[KEY] = b""

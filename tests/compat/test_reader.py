@@ -18,54 +18,16 @@ from hypothesis import strategies as st
 from s3dlio.compat.s3torchconnector import S3Exception, S3Reader
 from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
 
+from .files import CONTENTS, STEPS, check_step
 from .standin import KEY, reader_of
 
-_SIZES = st.one_of(st.none(), st.integers(-2, 80))
 
-_STEPS = st.one_of(
-    st.tuples(st.just("read"), _SIZES),
-    st.tuples(st.just("readline"), _SIZES),
-    st.tuples(st.just("readinto"), st.integers(0, 80)),
-    st.tuples(st.just("seek"), st.integers(-90, 90), st.sampled_from([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END])),
-    st.tuples(st.just("tell")),
-)
-
-
-def _perform(file: io.BufferedIOBase | io.BytesIO, step: tuple[Any, ...], size: int) -> object:
-    name, *arguments = step
-    if name == "readinto":
-        target = bytearray(arguments[0])
-        return file.readinto(target), bytes(target)
-    if name == "seek":
-        return _seek(file, *arguments, size=size)
-    return getattr(file, name)(*arguments)
-
-
-def _seek(file: io.BufferedIOBase | io.BytesIO, offset: int, whence: int, *, size: int) -> object:
-    """A target before the start is an error here, and one beyond the end is the end; `io.BytesIO` differs in both."""
-    origin = {io.SEEK_SET: 0, io.SEEK_CUR: file.tell(), io.SEEK_END: size}[whence]
-    if isinstance(file, io.BytesIO):
-        return (
-            file.seek(min(origin + offset, size)) if origin + offset >= 0 else f"negative seek value {origin + offset}"
-        )
-    try:
-        return file.seek(offset, whence)
-    except ValueError as error:
-        return str(error)
-
-
-@given(
-    st.lists(st.sampled_from([b"a", b"bc", b"\n", b"x" * 17]), max_size=20).map(b"".join),
-    st.lists(_STEPS, max_size=12),
-    st.integers(1, 40),
-    st.booleans(),
-)
+@given(CONTENTS, st.lists(STEPS, max_size=12), st.integers(1, 40), st.booleans())
 def test_a_reader_is_a_file(data: bytes, steps: list[tuple[Any, ...]], part_size: int, listed: bool) -> None:
     model = io.BytesIO(data)
     _, reader = reader_of(data, part_size=part_size, listed=listed)
     for step in steps:
-        assert _perform(reader, step, len(data)) == _perform(model, step, len(data)), step
-    assert reader.tell() == model.tell()
+        check_step(reader, model, step)
 
 
 @given(st.binary(max_size=200), st.integers(1, 40), st.integers(1, 50))

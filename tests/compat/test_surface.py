@@ -1,35 +1,258 @@
-"""Names, signatures, configuration, URIs and errors: what a program sees before any object is read."""
+"""The surface: every public name of `s3torchconnector` is here, with its parameters; what is here besides is listed.
+
+The installed original is walked, so that nothing has to be remembered. A path is that of a module below the root, a
+name in it, a member of a class, or a parameter: `s3checkpoint.S3Checkpoint.reader(s3_uri)`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import ast
+import importlib
 import inspect
-import pickle
+import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 import s3torchconnector as original
-from torch._utils import ExceptionWrapper
 
-from s3dlio import errors
 from s3dlio.compat import s3torchconnector as ours
-from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
-from s3dlio.compat.s3torchconnector._s3client.s3client_config import store_config
-from s3dlio.compat.s3torchconnector.errors import KEY_ABSENT, OBJECT_ABSENT, s3_exception
-from s3dlio.compat.s3torchconnector.uri import split_uri
-from s3dlio.config import MiB
-from s3dlio.errors import ErrorContext, StoreError
-from s3dlio.urls import Uri
 
-from ..servers.seaweedfs import SeaweedFS
+ADDITIONS = {
+    "s3checkpoint.S3Checkpoint(region)": "may be left out: then it comes from the environment",
+    "s3iterable_dataset.S3IterableDataset.from_prefix(region)": "may be left out",
+    "s3iterable_dataset.S3IterableDataset.from_objects(region)": "may be left out",
+    "s3map_dataset.S3MapDataset.from_prefix(region)": "may be left out",
+    "s3map_dataset.S3MapDataset.from_objects(region)": "may be left out",
+    "s3map_dataset.S3MapDataset.__getitems__": "the items of one batch, fetched together; `DataLoader` calls it",
+    "s3reader.sequential.SequentialS3Reader.read1": "some bytes, those at hand; `io.TextIOWrapper` calls it",
+    "s3reader.ranged.RangedS3Reader.read1": "the same",
+    "s3reader.constructor.DCPOptimizedConstructor.max_gap_size": "as given",
+    "dcp.RoundRobinPrefixStrategy": "importable from here, as the README of the original has it",
+    "dcp.s3_prefix_strategy.BinaryPrefixStrategy(min_prefix_len)": "what the README calls `min_prefix_length`",
+    "dcp.s3_prefix_strategy.HexPrefixStrategy(min_prefix_len)": "the same",
+    "dcp.s3_file_system.S3FileSystem(endpoint)": "as the other classes have it; else it comes from the environment",
+    "dcp.s3_file_system.S3StorageReader(endpoint)": "the same",
+    "dcp.s3_file_system.S3StorageWriter(endpoint)": "the same",
+    "dcp.s3_file_system.S3FileSystem(sync_files)": "whether a write to a file waits until it is on the disk",
+    "dcp.s3_file_system.S3StorageWriter(sync_files)": "the same; the original refuses PyTorch's keyword",
+    "_s3client._s3client.S3Client(durable)": "what a write to a file waits for: `full`, `file` or `none`",
+    "_s3client._s3client.S3Client.endpoint": "as given",
+    "_s3client._s3client.S3Client.get_object(scheme)": "that of the URI, where it is not `s3`",
+    "_s3client._s3client.S3Client.put_object(scheme)": "the same",
+    "_s3client._s3client.S3Client.list_objects(scheme)": "the same",
+    "_s3client._s3client.S3Client.head_object(scheme)": "the same",
+    "_s3client._s3client.S3Client.delete_object(scheme)": "the same",
+    "_s3client._s3client.S3Client.copy_object(scheme)": "the same",
+}
+"""What a program can use here and not there, by path: names, parameters, and parameters that may be left out."""
 
-_NAMES = ["S3Checkpoint", "S3ClientConfig", "S3Exception", "S3IterableDataset", "S3MapDataset", "S3Reader", "S3Writer"]
+OF_OUR_OWN = {
+    *("collation", "errors", "objects", "source", "uri", "s3reader.fetched", "s3reader.fetching"),
+    *("dcp.guards", "dcp.loading", "dcp.saved_tensor"),
+    *("_s3client._s3client.reader_of", "_s3client.s3client_config.parts_in_flight"),
+    *("_s3client.s3client_config.store_config", "_s3client._s3client.S3Client.pages"),
+    *("_s3client._s3client.S3Client.store", "_s3client._s3client.S3Client.stored_object"),
+    *("_s3client.MockS3Client.store", "dcp.s3_file_system.S3FileSystem.file_items"),
+    *("dcp.s3_file_system.S3StorageReader.read_data", "dcp.s3_file_system.S3StorageWriter.finish"),
+    *("dcp.s3_file_system.S3StorageWriter.prepare_local_plan", "dcp.s3_file_system.S3StorageWriter.write_data"),
+    *("s3reader.dcp_optimized.check_gap", "s3reader.dcp_optimized.group_ranges", "s3reader.s3reader.writable_view"),
+    *("s3reader.sequential.SequentialS3Reader.readline", "s3reader.ranged.RangedS3Reader.readline"),
+}
+"""How it is made here, by path: modules, functions, methods that are inherited there. No program needs to know them."""
+
+_TEXTS = {"s3reader.dcp_optimized.FALLBACK_GUIDANCE"}
+"""Constants whose values are texts for people, and our own."""
+
+_BEHIND_KWARGS: dict[str, Callable[[Any], object]] = {
+    "dcp.s3_file_system.S3StorageWriter(endpoint)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", endpoint="http://h"),
+    "dcp.s3_file_system.S3StorageWriter(sync_files)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", sync_files=True),
+}
+"""Parameters that no signature shows."""
+
+_DATA_MODEL = ("__enter__", "__exit__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
+"""Methods that Python or PyTorch calls, by position."""
 
 
-def test_the_names_are_there() -> None:
-    assert set(_NAMES) <= set(ours.__all__)
+def _module_paths(root: ModuleType) -> Iterator[str]:
+    """The public modules below `root`, and `_s3client`, which the README documents; the root is the empty path."""
+    yield ""
+    for found in pkgutil.walk_packages(root.__path__, f"{root.__name__}."):
+        path = found.name.removeprefix(f"{root.__name__}.")
+        if all(part == "_s3client" or not part.startswith("_") for part in path.split(".")):
+            yield path
+
+
+_PATHS = tuple(_module_paths(original))
+"""The modules that are compared."""
+
+
+def _module(root: ModuleType, path: str) -> ModuleType:
+    return importlib.import_module(f"{root.__name__}.{path}" if path else root.__name__)
+
+
+def _constants(module: ModuleType) -> set[str]:
+    """The upper-case names that the module's own source assigns."""
+    assigned: set[str] = set()
+    for node in ast.parse(inspect.getsource(module)).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        assigned |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in assigned if name.isupper() and not name.startswith("_")}
+
+
+def _names(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What is defined in the module, or below it where it is a package, or is exported by it."""
+    exported, constants = getattr(module, "__all__", ()), _constants(module)
+    for name, value in sorted(vars(module).items()):
+        home = getattr(value, "__module__", None) or ""
+        is_own = home == module.__name__ or (hasattr(module, "__path__") and home.startswith(f"{module.__name__}."))
+        is_defined = (inspect.isclass(value) or inspect.isfunction(value)) and is_own and not name.startswith("_")
+        if name in exported or name in constants or is_defined:
+            yield name, value
+
+
+class _Surface:
+    """The paths of one implementation, each with what must be the same of it."""
+
+    def __init__(self, root: ModuleType) -> None:
+        self.root = root
+        self.told: dict[str, object] = {}
+        self.classes: dict[str, type] = {}
+        """Each class once, by the path under which its members are told."""
+        found = [(path, *each) for path in _PATHS for each in _names(_module(root, path))]
+        for path, name, value in found:
+            if inspect.isclass(value) and value not in self.classes.values() and self._is_home(value, path):
+                self.classes[f"{path}.{name}".lstrip(".")] = value
+        for path, name, value in found:
+            self._add(f"{path}.{name}".lstrip("."), value)
+
+    def _add(self, path: str, value: Any) -> None:
+        if inspect.isclass(value):
+            self.told[path] = "class"
+            if path in self.classes:
+                self._add_class(path, value)
+        elif inspect.isfunction(value):
+            self.told[path] = "function"
+            self._add_parameters(path, value)
+        else:
+            self.told[path] = type(value) if path in _TEXTS else value
+
+    def _is_home(self, kind: type, module_path: str) -> bool:
+        """A class is looked at where it is defined, or, where that is no public module, where it is first met."""
+        home = kind.__module__.removeprefix(self.root.__name__).lstrip(".")
+        return home == module_path or home not in _PATHS
+
+    def _add_class(self, path: str, kind: type) -> None:
+        self._add_parameters(path, kind)
+        for name, member in self._members(kind):
+            self.told[f"{path}.{name}"] = _sort_of(member)
+            if callable(getattr(kind, name)) and name not in _DATA_MODEL:
+                self._add_parameters(f"{path}.{name}", getattr(kind, name))
+
+    def _members(self, kind: type) -> Iterator[tuple[str, object]]:
+        """The public attributes that a class defines, or gets from one that is met nowhere else."""
+        own = [each for each in kind.__mro__ if each.__module__.startswith(self.root.__name__)]
+        known = set(self.classes.values()) - {kind}
+        for name in sorted({name for each in own if each not in known for name in vars(each)}):
+            if not name.startswith("_") or name in (*_DATA_MODEL, "__call__"):
+                yield name, inspect.getattr_static(kind, name)
+
+    def _add_parameters(self, path: str, target: Any) -> None:
+        for position, each in enumerate(_parameters(target)):
+            place = None if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD) else position
+            self.told[f"{path}({each.name})"] = (each.kind.name, place, _default(each))
+
+
+def _sort_of(member: object) -> object:
+    if isinstance(member, (property, classmethod, staticmethod)):
+        return type(member).__name__
+    return "method" if inspect.isfunction(member) else "value"
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(target).parameters.values())
+    except ValueError:  # of a class made by another language
+        return []
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return getattr(parameter.default, "__name__", None) or repr(parameter.default)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> _Surface:
+    return _Surface(original)
+
+
+@pytest.fixture(scope="module")
+def mine() -> _Surface:
+    return _Surface(ours)
+
+
+def _additions(theirs: _Surface, mine: _Surface) -> set[str]:
+    """What is here and not there, the largest whole of each; and parameters that may be left out here alone."""
+    extra = {path for path in mine.told if path not in theirs.told}
+    wholes = {path for path in extra if not any(path.startswith((f"{each}.", f"{each}(")) for each in extra)}
+    both = theirs.told.keys() & mine.told.keys()
+    optional = {path for path in both if _only_left_out(theirs.told[path], mine.told[path])}
+    hidden = {path for path, make in _BEHIND_KWARGS.items() if _accepts(make, ours) and not _accepts(make, original)}
+    modules = set(_module_paths(ours)) - set(_PATHS)
+    return {path for path in wholes if not _is_imported_there(path)} | optional | hidden | modules
+
+
+def _is_imported_there(path: str) -> bool:
+    """Whether the original's module has that name, though it is not defined there."""
+    module_path, _, name = path.rpartition(".")
+    return module_path in _PATHS and hasattr(_module(original, module_path), name)
+
+
+def _only_left_out(theirs: object, mine: object) -> bool:
+    if not isinstance(theirs, tuple) or not isinstance(mine, tuple):
+        return False
+    return theirs[:-1] == mine[:-1] and theirs[-1] == "required" and mine[-1] == "None"
+
+
+def _accepts(make: Callable[[Any], object], root: ModuleType) -> bool:
+    try:
+        make(_module(root, "dcp"))
+    except TypeError:
+        return False
+    return True
+
+
+def test_everything_is_here(theirs: _Surface, mine: _Surface) -> None:
+    assert len(theirs.told) > 300
+    assert [path for path in theirs.told if path not in mine.told] == []
+
+
+def test_everything_is_the_same_but_for_the_additions(theirs: _Surface, mine: _Surface) -> None:
+    changed = {path: (told, mine.told[path]) for path, told in theirs.told.items() if mine.told[path] != told}
+    assert {path: both for path, both in changed.items() if path not in ADDITIONS} == {}
+
+
+def test_the_additions_are_those_of_the_table(theirs: _Surface, mine: _Surface) -> None:
+    assert _additions(theirs, mine) == ADDITIONS.keys() | OF_OUR_OWN
+    assert not ADDITIONS.keys() & OF_OUR_OWN
+
+
+def test_classes_are_of_the_same_kinds(theirs: _Surface, mine: _Surface) -> None:
+    """Whatever a class inherits of Python and PyTorch there, it inherits here; and of the package too."""
+    for path, kind in theirs.classes.items():
+        names = {each.__name__ for each in kind.__mro__}
+        assert names <= {each.__name__ for each in mine.classes[path].__mro__}, path
+
+
+def test_the_root_exports_the_same_names() -> None:
+    assert sorted(ours.__all__) == sorted(original.__all__)
+
+
+def test_the_version_is_that_of_the_original() -> None:
     assert isinstance(ours.__version__, str)
     assert ours.__version__ == original.__version__
 
@@ -41,234 +264,3 @@ def test_the_import_costs_nothing_beyond_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "S3ClientConfig",
-        "S3Checkpoint",
-        "S3Checkpoint.reader",
-        "S3Checkpoint.writer",
-        "S3IterableDataset",
-        "S3IterableDataset.from_prefix",
-        "S3IterableDataset.from_objects",
-        "S3MapDataset",
-        "S3MapDataset.from_prefix",
-        "S3MapDataset.from_objects",
-        "S3Reader.read",
-        "S3Reader.readinto",
-        "S3Reader.seek",
-        "S3Reader.tell",
-    ],
-)
-def test_signatures_are_those_of_the_original(path: str) -> None:
-    """Except that `region` may be left out where that is possible."""
-
-    def parameters(module: Any) -> list[tuple[str, Any, bool]]:
-        target = module
-        for name in path.split("."):
-            target = getattr(target, name)
-        found = inspect.signature(target).parameters.values()
-        return [
-            (each.name, each.kind, each.default is inspect.Parameter.empty and each.name != "region") for each in found
-        ]
-
-    assert parameters(ours) == parameters(original)
-
-
-def test_the_configuration_is_a_value() -> None:
-    config = S3ClientConfig(part_size=16 * MiB)
-    assert config == S3ClientConfig(part_size=16 * MiB)
-    assert hash(config) == hash(S3ClientConfig(part_size=16 * MiB))
-    assert pickle.loads(pickle.dumps(config)) == config
-    assert dataclasses.replace(config, part_size=8 * MiB) == S3ClientConfig()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.part_size = 1  # type: ignore[misc]
-    mine, theirs = dataclasses.fields(S3ClientConfig), dataclasses.fields(original.S3ClientConfig)
-    assert [(field.name, field.default) for field in mine] == [(field.name, field.default) for field in theirs]
-
-
-def test_what_the_configuration_means() -> None:
-    config = store_config(
-        "s3",
-        "eu-north-1",
-        "http://host:1",
-        S3ClientConfig(part_size=16 * MiB, unsigned=True, force_path_style=True, max_attempts=4, profile="me"),
-    )
-    assert (config.region, config.endpoint, config.part_size) == ("eu-north-1", "http://host:1", 16 * MiB)
-    assert (config.anonymous, config.addressing, config.max_attempts, config.profile) == (True, "path", 4, "me")
-    plain = store_config("s3", "eu-north-1", None, S3ClientConfig())
-    assert (plain.anonymous, plain.addressing, plain.max_attempts, plain.profile) == (False, "auto", 10, None)
-
-
-def test_what_is_not_given_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_REGION", "eu-west-3")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host:2")
-    config = store_config("s3", None, "", S3ClientConfig())
-    assert (config.region, config.endpoint) == ("eu-west-3", "http://host:2")
-
-
-@pytest.mark.parametrize("configured", [1, 10])
-def test_the_environment_overrides_the_attempts(configured: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
-    assert store_config("s3", "r", None, S3ClientConfig(max_attempts=configured)).max_attempts == 5
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
-    with pytest.raises(S3Exception, match="AWS_MAX_ATTEMPTS must be a number"):
-        store_config("s3", "r", None, S3ClientConfig(max_attempts=configured))
-
-
-@pytest.mark.parametrize(
-    ("config", "kind", "text"),
-    [
-        (S3ClientConfig(part_size=5 * MiB - 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
-        (S3ClientConfig(part_size=(5 << 30) + 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
-        (S3ClientConfig(part_size=8.0 * MiB), TypeError, "part_size must be an integer"),  # type: ignore[arg-type]
-        (S3ClientConfig(max_attempts=0), S3Exception, "invalid configuration: max_attempts must be"),
-    ],
-)
-def test_the_configuration_is_checked_on_first_use(config: S3ClientConfig, kind: type[Exception], text: str) -> None:
-    dataset = S3MapDataset.from_prefix("s3://bucket", region="r", s3client_config=config)
-    checkpoint = S3Checkpoint("r", s3client_config=config)
-    with pytest.raises(kind, match=text):
-        len(dataset)
-    with pytest.raises(kind, match=text):
-        checkpoint.reader("s3://bucket/key")
-
-
-def test_a_part_size_at_its_limits_is_fine() -> None:
-    for size in (5 * MiB, 5 << 30):
-        assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
-
-
-@pytest.mark.parametrize(
-    ("uri", "parts"),
-    [
-        ("s3://b", ("b", "")),
-        ("s3://b/", ("b", "")),
-        ("s3://b//x", ("b", "/x")),
-        ("s3://b/a%20b+c#d?e=é", ("b", "a%20b+c#d?e=é")),
-    ],
-)
-def test_a_uri_is_taken_apart_without_decoding(uri: str, parts: tuple[str, str]) -> None:
-    assert split_uri(uri) == Uri("s3", *parts)
-
-
-@pytest.mark.parametrize(
-    ("uri", "text"),
-    [
-        (None, "Only s3:// URIs are supported"),
-        ("", "Only s3:// URIs are supported"),
-        ("S3://b/k", "Only s3:// URIs are supported"),
-        ("https://b/k", "Only s3:// URIs are supported"),
-        ("s3://", "Bucket name must be non-empty"),
-        ("s3:///k", "Bucket name must be non-empty"),
-    ],
-)
-def test_what_is_no_uri(uri: Any, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        split_uri(uri)
-    for opened in (S3Checkpoint("r").reader, S3Checkpoint("r").writer):
-        with pytest.raises(ValueError, match=text):
-            opened(uri)
-
-
-_CONTEXT = ErrorContext(operation="GetObject", bucket="b", key="k", status=404, request_id="42", attempts=2)
-
-
-@pytest.mark.parametrize(
-    ("error", "text", "family"),
-    [
-        (errors.NotFoundError("m"), "Service error: The key does not exist", FileNotFoundError),
-        (errors.BucketNotFoundError("m"), "Service error: The bucket does not exist", FileNotFoundError),
-        (errors.UploadNotFoundError("m"), "Client error: m", FileNotFoundError),
-        (errors.PermissionDeniedError("m"), "Client error: Forbidden: m", PermissionError),
-        (
-            errors.NoCredentialsError("m"),
-            "Client error: No signing credentials available, see CRT debug logs",
-            PermissionError,
-        ),
-        (errors.StallError("m"), "Client error: m", TimeoutError),
-        (errors.ConnectionFailedError("m"), "Client error: m", ConnectionError),
-        (errors.ConfigError("m"), "invalid configuration: m", S3Exception),
-        (errors.ServerError("m"), "Client error: m", S3Exception),
-        (errors.ObjectChangedError("m"), "Client error: m", S3Exception),
-    ],
-)
-def test_errors_keep_their_texts_and_families(error: StoreError, text: str, family: type[Exception]) -> None:
-    found = s3_exception(type(error)(error.message, _CONTEXT))
-    assert str(found) == text
-    assert isinstance(found, S3Exception)
-    assert isinstance(found, family)
-    assert found.__notes__ == [f"m ({_CONTEXT})"]
-    arrived = pickle.loads(pickle.dumps(found))
-    assert (type(arrived), str(arrived), arrived.__notes__) == (type(found), text, found.__notes__)
-
-
-def test_an_absent_object_has_another_text_where_a_head_met_it() -> None:
-    assert str(s3_exception(errors.NotFoundError("m"), OBJECT_ABSENT)) == OBJECT_ABSENT
-    assert str(s3_exception(errors.BucketNotFoundError("m"), OBJECT_ABSENT)) == OBJECT_ABSENT
-    assert str(s3_exception(errors.NotFoundError("m"))) == KEY_ABSENT
-
-
-def test_the_exception_is_plain() -> None:
-    assert S3Exception.__bases__ == (Exception,)
-    assert str(S3Exception("text")) == "text"
-    assert repr(S3Exception("text")) == "S3Exception('text')"
-
-
-@pytest.mark.parametrize("error", [errors.NotFoundError("m"), errors.StallError("m"), errors.ServerError("m")])
-def test_a_worker_s_error_can_be_raised_again(error: StoreError) -> None:
-    found = s3_exception(error)
-    try:
-        raise found from error
-    except S3Exception:
-        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
-    with pytest.raises(type(found), match="in DataLoader worker process 0") as caught:
-        wrapped.reraise()
-    assert str(found) in str(caught.value)
-    assert "m" in str(caught.value)
-
-
-def test_real_refusals_have_the_known_texts(
-    s3_environment: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = S3Checkpoint("us-east-1")
-    with checkpoint.writer(f"s3://{bucket}/key") as writer:
-        writer.write(b"data")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    refused = S3Checkpoint("us-east-1", s3client_config=S3ClientConfig(max_attempts=1))
-    with pytest.raises(S3Exception) as caught:
-        refused.reader(f"s3://{bucket}/key").read()
-    assert str(caught.value).startswith("Client error: Forbidden: ")
-    assert isinstance(caught.value, PermissionError)
-    cause = caught.value.__cause__
-    assert isinstance(cause, StoreError)
-    assert (cause.key, cause.bucket, cause.status) == ("key", bucket, 403)
-    assert repr(cause.key) in caught.value.__notes__[0]
-
-
-def test_no_credentials_has_the_known_text(
-    s3_environment: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    checkpoint = S3Checkpoint("us-east-1", s3client_config=S3ClientConfig(max_attempts=2))
-    with pytest.raises(S3Exception) as caught:
-        checkpoint.reader(f"s3://{bucket}/key").read()
-    assert str(caught.value) == "Client error: No signing credentials available, see CRT debug logs"
-
-
-def test_an_endpoint_nobody_listens_at_is_a_connection_error() -> None:
-    config = S3ClientConfig(max_attempts=1, unsigned=True)
-    checkpoint = S3Checkpoint("us-east-1", endpoint="http://127.0.0.1:9", s3client_config=config)
-    with pytest.raises(ConnectionError) as caught:
-        checkpoint.reader("s3://bucket/key").read()
-    assert isinstance(caught.value, S3Exception)
-
-
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:9", "http://", "ftp://host"])
-def test_an_endpoint_that_is_none_is_an_ordinary_error(endpoint: str) -> None:
-    config = S3ClientConfig(max_attempts=1, unsigned=True)
-    with pytest.raises(S3Exception):
-        S3Checkpoint("us-east-1", endpoint=endpoint, s3client_config=config).reader("s3://bucket/key").read()

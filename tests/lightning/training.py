@@ -7,6 +7,7 @@ goes on from a checkpoint sees the batches that the interrupted one would have s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +21,9 @@ from torch.utils.data import DataLoader, Sampler
 import s3dlio
 from s3dlio.compat.s3torchconnector import S3MapDataset, S3Reader
 
-EXAMPLES = 48
+from .halfway import ballast
+
+EXAMPLES = 24
 BATCH = 4
 STEPS = EXAMPLES // BATCH
 """Steps of an epoch."""
@@ -38,14 +41,18 @@ ADVICE = [
 
 def fill(folder: str) -> None:
     """Put the examples into the folder, a URI that ends in a slash: `NUMBER-LABEL`, 16 float32 each."""
-    generator = torch.Generator().manual_seed(7)
-    for number in range(EXAMPLES):
-        features = torch.randn(_FEATURES, generator=generator)
-        s3dlio.put(f"{folder}{number:03}-{int(features.sum() > 0)}", features.numpy().tobytes())
+    features = torch.randn(EXAMPLES, _FEATURES, generator=torch.Generator().manual_seed(7))
+    uris = [f"{folder}{number:03}-{int(row.sum() > 0)}" for number, row in enumerate(features)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(s3dlio.put, uris, [row.numpy().tobytes() for row in features]))
 
 
 def decode(item: S3Reader) -> Batch:
     return torch.frombuffer(bytearray(item.read()), dtype=torch.float32), torch.tensor(int(item.key[-1]))
+
+
+def examples(folder: str) -> S3MapDataset:
+    return S3MapDataset.from_prefix(folder, region="us-east-1", transform=decode)
 
 
 class EpochOrder(Sampler[int]):
@@ -71,12 +78,11 @@ class ResumableLoader(DataLoader[Any]):
     """Batches of the examples in a folder. Its state is how many of the epoch's batches it has given."""
 
     def __init__(self, folder: str, workers: int = 0) -> None:
-        dataset = S3MapDataset.from_prefix(folder, region="us-east-1", transform=decode)
         self._order = EpochOrder(EXAMPLES)
         self._given = 0
         self._resume_at = 0
         super().__init__(
-            dataset,
+            examples(folder),
             batch_size=BATCH,
             sampler=self._order,
             num_workers=workers,
@@ -98,26 +104,21 @@ class ResumableLoader(DataLoader[Any]):
 
 
 class Classifier(pl.LightningModule):
-    """Two layers, trained with momentum and a learning rate that falls. `ballast` makes its checkpoints large."""
+    """Two layers, trained with momentum and a learning rate that falls. A heavy one makes large checkpoints."""
 
-    def __init__(self, ballast: int = 0) -> None:
+    def __init__(self, *, heavy: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
         self.layers = nn.Sequential(nn.Linear(_FEATURES, 8), nn.ReLU(), nn.Linear(8, 2))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3, generator=generator)
-        self.register_buffer("ballast", torch.zeros(ballast, dtype=torch.uint8))
+        for number, tensor in enumerate(ballast() if heavy else ()):
+            self.register_buffer(f"ballast{number}", tensor)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         self.log("loss", loss)
         return loss
-
-    def validation_step(self, batch: Batch, _: int) -> None:
-        self.log("val_loss", self._loss(batch))
-
-    def test_step(self, batch: Batch, _: int) -> None:
-        self.log("test_loss", self._loss(batch))
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
@@ -127,6 +128,16 @@ class Classifier(pl.LightningModule):
     def _loss(self, batch: Batch) -> Tensor:
         inputs, labels = batch
         return nn.functional.cross_entropy(self.layers(inputs), labels)
+
+
+class EvaluatedClassifier(Classifier):
+    """The same, with validation and test."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val_loss", self._loss(batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("test_loss", self._loss(batch))
 
 
 class Curve(Callback):

@@ -61,7 +61,7 @@ def test_every_kind_of_reader_loads_it(path: str) -> None:
 
 
 def test_what_is_not_there_is_an_error(path: str) -> None:
-    with pytest.raises(CheckpointException, match="Service error: The (key|bucket) does not exist"):
+    with pytest.raises(CheckpointException, match=r"Service error: The (key|bucket) does not exist"):
         load(state(0), storage_reader=S3StorageReader(None, path))
 
 

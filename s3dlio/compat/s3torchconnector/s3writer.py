@@ -23,7 +23,10 @@ class S3Writer(io.BufferedIOBase):
     """A write-only file that is published, all at once, by `close`.
 
     After an exception in its `with` block, and after a failed `write`, it publishes nothing, ever: an older object of
-    that name stays as it is. A writer that is dropped without `close` publishes what it was given, because
+    that name stays as it is. What made a `write` fail is what the block raises, also where something else came of it:
+    `torch.save` goes on after a failure, and then complains of what it did itself.
+
+    A writer that is dropped without `close` publishes what it was given, because
     `torch.save(state, checkpoint.writer(uri))` is a known idiom; not, however, in a forked child or while the
     interpreter shuts down. Several threads may write and close.
     """
@@ -32,7 +35,7 @@ class S3Writer(io.BufferedIOBase):
         self.stream = stream
         self._position = 0
         self._closed = False
-        self._failed = False
+        self._failure: BaseException | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -44,10 +47,12 @@ class S3Writer(io.BufferedIOBase):
     ) -> None:
         if kind is None:
             self.close()
-        else:
-            self._abort()
+            return
+        self._abort()
+        if self._failure is not None and self._failure is not error:
+            raise self._failure
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: Any) -> int:
         """Add bytes; the count of bytes is returned.
 
         `data` is `bytes`, `bytearray` or a `memoryview` of any item type; it may be changed afterwards.
@@ -76,8 +81,8 @@ class S3Writer(io.BufferedIOBase):
             if self._closed:
                 return
             self._closed = True
-            if self._failed:
-                raise S3Exception("Client error: nothing was published, because a write failed")
+            if self._failure is not None:
+                raise S3Exception("Client error: nothing was published, because a write failed") from self._failure
             try:
                 with translated():
                     self.stream.close()
@@ -109,8 +114,8 @@ class S3Writer(io.BufferedIOBase):
         try:
             with translated():
                 self.stream.write(view)
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failure = self._failure or error
             self.stream.abort()
             raise
 
@@ -121,7 +126,7 @@ class S3Writer(io.BufferedIOBase):
                 self.stream.abort()
 
     def __del__(self) -> None:
-        unpublished = not getattr(self, "_closed", True) and not self._failed
+        unpublished = not getattr(self, "_closed", True) and self._failure is None
         if not unpublished or self._process != os.getpid() or sys.is_finalizing():
             return
         if trio.lowlevel.in_trio_run():

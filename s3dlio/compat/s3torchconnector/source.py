@@ -219,10 +219,13 @@ class StreamedObject:
         self.key = key
         self._get_object_info = get_object_info
         self._get_stream = get_stream
+        self._meta: ObjectMeta | None = None
 
     def head(self) -> ObjectMeta:
-        """The size."""
-        return ObjectMeta(key=self.key, size=self._get_object_info().size)
+        """The size, asked for once."""
+        if self._meta is None:
+            self._meta = ObjectMeta(key=self.key, size=self._get_object_info().size)
+        return self._meta
 
     def whole(self) -> bytes:
         """The whole object."""

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -53,7 +54,7 @@ def contents() -> dict[str, bytes]:
 
 
 @contextmanager
-def filled(server: SeaweedFS) -> Iterator[Place]:
+def filled(server: SeaweedFS, files: Path) -> Iterator[Place]:
     """The place of all cases."""
     settings = Config(max_pool_connections=16, retries={"total_max_attempts": 2})
     client = boto3.client(
@@ -64,12 +65,13 @@ def filled(server: SeaweedFS) -> Iterator[Place]:
         aws_secret_access_key=server.secret_key,
         config=settings,
     )
-    place = Place(server, client, "compared", "compared-other")
-    for bucket in (place.bucket, place.other_bucket):
+    place = Place(server, client, files)
+    for bucket in (place.bucket, place.other_bucket, place.public_bucket):
         server.create_bucket(bucket)
+    client.put_object(Bucket=place.public_bucket, Key="open", Body=b"for everybody")
+    bodies = contents()
     with ThreadPoolExecutor(16) as pool:
-        for _ in pool.map(lambda item: client.put_object(Bucket=place.bucket, Key=item[0], Body=item[1]), contents().items()):
-            pass
+        list(pool.map(lambda key: client.put_object(Bucket=place.bucket, Key=key, Body=bodies[key]), bodies))
     try:
         yield place
     finally:

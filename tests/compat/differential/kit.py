@@ -12,10 +12,14 @@ import dataclasses
 import hashlib
 import importlib
 import io
-import pickle
+import itertools
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,13 +27,16 @@ import numpy as np
 import pytest
 import s3torchconnector
 import torch
+import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from s3dlio.compat import s3torchconnector as compat
 
 from ...servers.seaweedfs import SeaweedFS
 
 REGION = "us-east-1"
+_PART_SIZES = itertools.count((8 << 20) + 1)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class Library:
     def config(self, **fields: Any) -> Any:
         return self.root.S3ClientConfig(**fields)
 
+    def own_config(self, **fields: Any) -> Any:
+        """A configuration that no other case has, for cases in which nothing may be left over from another one."""
+        return self.config(part_size=next(_PART_SIZES), **fields)
+
     def client(self, **options: Any) -> Any:
         return self.s3client.S3Client(REGION, **options)
 
@@ -92,46 +103,60 @@ OURS = Library("ours", "s3dlio.compat.s3torchconnector")
 
 @dataclass
 class Place:
-    """Where a case happens. What lies in `bucket` is only read; what a case writes is below `SCRATCH` and goes again."""
+    """Where a case happens. What lies in `bucket` is only read; what a case writes is below `below` and goes again."""
 
     server: SeaweedFS
     client: Any
-    bucket: str
-    other_bucket: str
+    files: Path
     patch: pytest.MonkeyPatch = field(default_factory=pytest.MonkeyPatch)
+    below: str = "scratch/"
+    """What the keys begin with that a case writes. Each has its own: this server's folders outlive their objects."""
 
-    SCRATCH = "scratch/"
+    bucket = "compared"
+    public_bucket = "public"
+    _used_other: bool = False
+
+    @property
+    def other_bucket(self) -> str:
+        """A second bucket, empty."""
+        self._used_other = True
+        return "compared-other"
+
+    def folder(self) -> Path:
+        """A fresh folder of this machine."""
+        return Path(tempfile.mkdtemp(dir=self.files))
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"
 
     def scratch(self, name: str = "") -> str:
-        return self.uri(f"{self.SCRATCH}{name}")
+        return self.uri(f"{self.below}{name}")
 
     def put(self, name: str, body: bytes, *, bucket: str | None = None) -> str:
-        """Write an object below `SCRATCH`, by neither library; its key is returned."""
-        key = f"{self.SCRATCH}{name}"
+        """Write an object below `below`, by neither library; its key is returned."""
+        key = f"{self.below}{name}"
         self.client.put_object(Bucket=bucket or self.bucket, Key=key, Body=body)
         return key
 
     def get(self, name: str, *, bucket: str | None = None) -> bytes:
-        """What lies below `SCRATCH`, read by neither library."""
-        answer = self.client.get_object(Bucket=bucket or self.bucket, Key=f"{self.SCRATCH}{name}")
+        """What lies below `below`, read by neither library."""
+        answer = self.client.get_object(Bucket=bucket or self.bucket, Key=f"{self.below}{name}")
         body: bytes = answer["Body"].read()
         return body
 
     def names(self, prefix: str = "", *, bucket: str | None = None) -> list[str]:
-        """The names of what lies below `SCRATCH`, listed by neither library."""
+        """The names of what lies below `below`, listed by neither library."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket or self.bucket, Prefix=f"{self.SCRATCH}{prefix}"
+            Bucket=bucket or self.bucket, Prefix=f"{self.below}{prefix}"
         )
-        return [each["Key"].removeprefix(self.SCRATCH) for page in pages for each in page.get("Contents", ())]
+        return [each["Key"].removeprefix(self.below) for page in pages for each in page.get("Contents", ())]
 
     def clear(self) -> None:
         """Remove what a case wrote."""
-        for bucket in (self.bucket, self.other_bucket):
+        for bucket in (self.bucket, *([self.other_bucket] if self._used_other else [])):
             for name in self.names(bucket=bucket):
-                self.client.delete_object(Bucket=bucket, Key=f"{self.SCRATCH}{name}")
+                self.client.delete_object(Bucket=bucket, Key=f"{self.below}{name}")
+        self._used_other = False
 
 
 Steps = Callable[[Library, Place], object]
@@ -185,12 +210,12 @@ def _name_of(steps: Steps) -> str:
     return f"{area}-{steps.__name__}"
 
 
-def outcome(steps: Steps, library: Library, place: Place) -> object:
+def outcome(compared: Case | Difference, library: Library, place: Place) -> object:
     """What the steps give with one library. The environment and the bucket are afterwards as before."""
     with pytest.MonkeyPatch.context() as patch:
-        place.patch = patch
+        place.patch, place.below = patch, f"scratch/{compared.name}/"
         try:
-            return described(steps(library, place))
+            return described(compared.steps(library, place))
         finally:
             place.clear()
 
@@ -208,14 +233,16 @@ def raises(family: str, text: str = "") -> tuple[str, str, str]:
     return "raises", family, text
 
 
-def tried(step: Callable[[], object], *unusual: type[BaseException]) -> tuple[Any, ...]:
-    """What `step` gives or raises.
+def tried(
+    step: Callable[..., object], *arguments: Any, unusual: type[BaseException] | tuple[()] = (), **named: Any
+) -> tuple[Any, ...]:
+    """What `step` gives or raises, called with the arguments.
 
-    Errors: those that a slip in a case has too (`AttributeError`, `ImportError`), unless they are `unusual` here; and
-    what ends a program or a test.
+    Errors: those that a slip in a case has too (`AttributeError`, `ImportError`), unless they are what `unusual`
+    says; and what ends a program or a test.
     """
     try:
-        return gives(step())
+        return gives(step(*arguments, **named))
     except BaseException as error:
         if isinstance(error, (NameError, AttributeError, ImportError)) and not isinstance(error, unusual):
             raise
@@ -240,7 +267,7 @@ def family(error: BaseException) -> str:
     return next(kind.__name__ for kind in type(error).__mro__ if not kind.__module__.startswith(("s3torch", "s3dlio")))
 
 
-_TEXTS_OF_THEIR_OWN = (TypeError, AttributeError, OverflowError, io.UnsupportedOperation, pickle.PicklingError)
+_TEXTS_OF_THEIR_OWN = (TypeError, AttributeError, ImportError, OverflowError, io.UnsupportedOperation)
 """Whose texts are Python's or Rust's own and differ between their versions."""
 
 _CUT_AFTER = (s3torchconnector.s3reader.dcp_optimized.FIND_ITEM_ERROR_PREFIX, "Client error: Unknown", "S3 stream ")
@@ -275,7 +302,7 @@ _TOLD: Mapping[str, tuple[str, ...]] = {
 
 
 def described(value: Any) -> object:
-    """A value as tuples, lists and texts, which compare whoever made the value.
+    """A value as tuples, lists and texts, which compare whoever made the value, and are described by themselves.
 
     Errors: `TypeError` for a value of another kind: a case has to say what counts about it.
     """
@@ -291,20 +318,24 @@ def described(value: Any) -> object:
     if isinstance(value, BaseException):
         return failure(value)
     if isinstance(value, torch.Tensor):
-        return (*_array(value.detach().cpu().contiguous().view(torch.uint8).numpy()), str(value.dtype), list(value.shape))
+        return (
+            *_array(value.detach().cpu().reshape(-1).view(torch.uint8).numpy()),
+            str(value.dtype),
+            str(tuple(value.shape)),
+        )
     if isinstance(value, (np.ndarray, np.generic)):
-        return (*_array(np.asarray(value)), str(value.dtype), list(value.shape))
+        return (*_array(np.asarray(value)), str(value.dtype), str(value.shape))
     return _described_container(value)
 
 
 def _described_container(value: Any) -> object:
     name = type(value).__name__
     if name in _TOLD:
-        return name, {each: described(getattr(value, each)) for each in _TOLD[name]}
+        return name, *((each, described(getattr(value, each))) for each in _TOLD[name])
     if dataclasses.is_dataclass(value):
-        return name, {each.name: described(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return name, *((each.name, described(getattr(value, each.name))) for each in dataclasses.fields(value))
     if isinstance(value, Mapping):
-        return name, {str(described(key)): described(each) for key, each in value.items()}
+        return name, *sorted((str(described(key)), described(each)) for key, each in value.items())
     if isinstance(value, (set, frozenset)):
         return name, sorted(map(str, map(described, value)))
     if isinstance(value, list):
@@ -347,6 +378,78 @@ class Body:
         return (wanted[at : at + self.piece] for at in range(0, len(wanted), self.piece))
 
 
+TEXT = b"0123456789abcdefghij"
+
+
+def sequential_over(lib: Library, body: Body) -> Any:
+    return lib.s3reader.SequentialS3Reader("bucket", "key", body.info, body.stream)
+
+
+def ranged_over(lib: Library, body: Body, buffer_size: int | None = None) -> Any:
+    return lib.s3reader.RangedS3Reader("bucket", "key", body.info, body.stream, buffer_size)
+
+
+def generic_over(lib: Library, data: bytes = TEXT) -> list[Any]:
+    """A reader of each kind that reads anywhere."""
+    return [sequential_over(lib, Body(data)), *(ranged_over(lib, Body(data), size) for size in (None, 5, 0))]
+
+
 def refuse(*_: object) -> Any:
     """In place of a function that must not be called."""
     raise AssertionError("nothing may be asked for here")
+
+
+@contextmanager
+def process_group(rank: int, world_size: int) -> Iterator[None]:
+    """This process as one of many, while the block runs. The others are not there."""
+    torch.distributed.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# --- a server that only says no --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Listener:
+    """A server's address, and the requests it got: method, path and headers."""
+
+    endpoint: str
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+
+
+@contextmanager
+def refusing(status: int, code: str) -> Iterator[Listener]:
+    """A server that answers every request with one error of S3, while the block runs."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            listener.requests.append(
+                (self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+            )
+            self.send_response(status)
+            self.send_header("content-type", "application/xml")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Not to stderr."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener = Listener(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield listener
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -27,7 +27,7 @@ class S3Client:
 
     `region` may be `None`: then it comes from the environment. `durable` is what writes to files wait for, see
     :class:`s3dlio.Config`. A client can be shared by threads, pickled, and used in a forked child. Errors of the
-    methods: `S3Exception`.
+    methods: `S3Exception`, and `TypeError` for a name that is no string.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class S3Client:
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None, *, scheme: str = "s3") -> S3Writer:
         """A writer of one object, which appears when the writer is closed."""
+        _check_names(bucket, key)
         with translated():
             return S3Writer(self.store(bucket, scheme).open_writer(key, PutOptions(storage_class=storage_class)))
 
@@ -87,20 +88,24 @@ class S3Client:
         self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = 1000, *, scheme: str = "s3"
     ) -> ListObjectStream:
         """The pages of a listing, of at most `max_keys` keys each, and at most 1000; asked for when wanted."""
+        _check_names(bucket, prefix, delimiter)
         return ListObjectStream(self.store(bucket, scheme), bucket, prefix, delimiter, max_keys)
 
     def head_object(self, bucket: str, key: str, *, scheme: str = "s3") -> HeadObjectResult:
         """Size, etag and the rest of one object."""
+        _check_names(bucket, key)
         with translated(OBJECT_ABSENT):
             return HeadObjectResult.of(self.store(bucket, scheme).head(key))
 
     def delete_object(self, bucket: str, key: str, *, scheme: str = "s3") -> None:
         """Remove an object. Removing an absent one succeeds."""
+        _check_names(bucket, key)
         with translated():
             self.store(bucket, scheme).delete(key)
 
     def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str, *, scheme: str = "s3") -> None:
         """Copy an object, on the server. `src_key` is percent-encoded, `dst_key` is not: so it is in the original."""
+        _check_names(src_bucket, src_key, dst_bucket, dst_key)
         elsewhere = src_bucket if src_bucket != dst_bucket else None
         with translated(OBJECT_ABSENT):
             self.store(dst_bucket, scheme).copy(unquote(src_key), dst_key, source_bucket=elsewhere)
@@ -123,7 +128,9 @@ class S3Client:
             yield from self.store(bucket, scheme).list_pages(prefix)
 
     def stored_object(self, bucket: str, key: str, info: HasSize | None = None, scheme: str = "s3") -> StoredObject:
-        """One object; `info` is what is known of it."""
+        """One object; `info` is what is known of it. Errors: `ValueError` where `bucket` is empty."""
+        if not bucket:
+            raise ValueError("Bucket should be specified")
         return StoredObject(self.store(bucket, scheme), bucket, key, info)
 
 
@@ -162,3 +169,9 @@ def reader_of(stored: StoredObject, constructor: ReaderConstructor | None) -> S3
         bucket=stored.bucket, key=stored.key, get_object_info=stored.info, get_stream=stored.stream
     )
     return reader
+
+
+def _check_names(*names: str) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"buckets and keys are named by strings, not by {type(name).__name__}")

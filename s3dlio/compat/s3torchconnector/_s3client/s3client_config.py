@@ -76,15 +76,15 @@ def store_config(
 
 def parts_in_flight(gbps: float, part_size: int) -> int:
     """How many parts of `part_size` bytes to have under way for a throughput: enough, and not too much memory."""
-    wanted = math.ceil((gbps or S3ClientConfig.throughput_target_gbps) * 1e9 / 8 / _ONE_REQUEST)
-    return max(2, min(wanted, _BYTES_IN_FLIGHT // part_size, _MOST_IN_FLIGHT))
+    wanted = (gbps or S3ClientConfig.throughput_target_gbps) * 1e9 / 8 / _ONE_REQUEST
+    return max(2, min(math.ceil(min(wanted, _MOST_IN_FLIGHT)), _BYTES_IN_FLIGHT // part_size))
 
 
 def _check(wanted: S3ClientConfig) -> None:
     target = wanted.throughput_target_gbps
     if not isinstance(target, int | float):
         raise TypeError(f"throughput_target_gbps must be a number, not {type(target).__name__}")
-    if not 0 <= target < math.inf:
+    if not target >= 0:
         raise S3Exception(f"invalid configuration: throughput_target_gbps must be zero or more, not {target}")
     if not isinstance(wanted.part_size, int):
         raise TypeError(f"part_size must be an integer, not {type(wanted.part_size).__name__}")

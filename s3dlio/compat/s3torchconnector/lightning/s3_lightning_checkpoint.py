@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import lightning
@@ -9,9 +10,14 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from packaging.version import Version
 
+from ....urls import Uri
 from .._s3client import S3Client, S3ClientConfig
 from .._user_agent import UserAgent
 from ..uri import split_uri
+
+_HAND_OVER = ".temp.ckpt"
+"""Name of the file by which a Lightning strategy that starts processes of its own (`ddp_spawn`, `ddp_fork`,
+`ddp_notebook`) hands the weights to the main process. It is in a temporary directory, and goes through the plugin."""
 
 
 class S3LightningCheckpoint(CheckpointIO):
@@ -35,7 +41,7 @@ class S3LightningCheckpoint(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:
         """Save `checkpoint` as the object `path`. `storage_options` has no meaning here."""
-        uri = split_uri(_checked(path))
+        uri = _located(path)
         with self._client.put_object(uri.bucket, uri.key, scheme=uri.scheme) as writer:
             torch.save(checkpoint, writer)
 
@@ -47,7 +53,7 @@ class S3LightningCheckpoint(CheckpointIO):
         `map_location` and `weights_only` are those of `torch.load`; where the latter is `None`, PyTorch decides, or
         for Lightning before 2.6, as there, it is `False`.
         """
-        uri = split_uri(_checked(path))
+        uri = _located(path)
         if weights_only is None and Version(lightning.__version__) < Version("2.6.0"):
             weights_only = False
         with self._client.get_object(uri.bucket, uri.key, scheme=uri.scheme) as reader:
@@ -56,16 +62,18 @@ class S3LightningCheckpoint(CheckpointIO):
 
     def remove_checkpoint(self, path: str) -> None:
         """Remove the object `path`. Removing an absent one succeeds."""
-        uri = split_uri(_checked(path))
+        uri = _located(path)
         self._client.delete_object(uri.bucket, uri.key, scheme=uri.scheme)
 
     def teardown(self) -> None:
         """Do nothing: there is nothing to end."""
 
 
-def _checked(path: str) -> str:
+def _located(path: str) -> Uri:
     if not isinstance(path, str):
         raise TypeError(
             f"{type(path).__name__!r} is not a supported type for 'path'. Must be a string formatted as an S3 uri."
         )
-    return path
+    if os.path.isabs(path) and os.path.basename(path) == _HAND_OVER:
+        return split_uri(f"file://{path}")
+    return split_uri(path)

@@ -99,7 +99,10 @@ class _StreamedItems:
         self._items = (item for group in groups for item in _cut(get_stream(group.start, group.end), group))
 
     def view(self, position: int) -> memoryview:
-        return next(self._items)
+        item = next(self._items, None)
+        if item is None:
+            raise ValueError("the stream has failed before, and there is no more of it")
+        return item
 
     def close(self) -> None:
         self._items.close()
@@ -115,10 +118,12 @@ def _cut(stream: Iterator[bytes], group: RangeGroup) -> Iterator[memoryview]:
                 raise ValueError(f"the stream ended at {position + len(held)}, before the item's end at {item.end}")
             held += piece
             unwanted = min(max(0, item.start - position), len(held))
-            held, position = held[unwanted:], position + unwanted
-        unwanted = item.start - position
-        yield memoryview(bytes(held[unwanted : item.end - position]))
-        held, position = held[item.end - position :], item.end
+            del held[:unwanted]  # from the front, which moves nothing
+            position += unwanted
+        del held[: item.start - position]
+        yield memoryview(bytes(memoryview(held)[: item.end - item.start]))
+        del held[: item.end - item.start]
+        position = item.end
 
 
 class DCPOptimizedS3Reader(S3Reader):

@@ -14,7 +14,8 @@ With either, a read of a window or more takes what the window has and receives t
 memory. Nothing of that is kept: reading a checkpoint of any size costs what the caller asked for and no more.
 
 The first answer tells the size and the etag. Every later fetch asks for that version, so bytes of two versions of an
-object never mix: a replaced object is an error. A size from a listing is only a plan, and may be stale.
+object never mix: a replaced object is an error. A size from a listing is only a plan, and may be stale: an object that
+grew since then is read to its end.
 """
 
 from __future__ import annotations
@@ -206,7 +207,12 @@ class Fetcher:
         """At most `count` bytes from `position`, all of them where `count` is `None`; fewer only at the end."""
         if position == 0 and not self.used and self._is_everything(count) and self._policy.keeps(self.known_size):
             self._keep_whole()
+        planned = self._end(position, count)
+        data = self._bytes(position, planned)
         end = self._end(position, count)
+        return data + self._bytes(planned, end) if end > planned else data
+
+    def _bytes(self, position: int, end: int) -> bytes:
         if position >= end:
             return b""
         if end - position < self._policy.large:
@@ -219,8 +225,10 @@ class Fetcher:
 
     def read_into(self, position: int, view: memoryview) -> int:
         """Fill `view` from `position`; the count is below its length only at the end."""
+        planned = self._end(position, len(view))
+        filled = self._fill(position, view[: max(0, planned - position)])
         end = self._end(position, len(view))
-        return self._fill(position, view[: end - position]) if end > position else 0
+        return filled + self._fill(planned, view[filled : end - position]) if end > planned else filled
 
     def window(self, position: int) -> tuple[bytes, int]:
         """Bytes in memory and where `position` is in them. Some follow it, except at the object's end."""

@@ -1,0 +1,91 @@
+"""`S3ClientConfig`: what its fields mean in our own settings, and when they are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import s3torchconnector as original
+
+from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
+from s3dlio.compat.s3torchconnector._s3client.s3client_config import parts_in_flight, store_config
+from s3dlio.config import MiB
+
+
+def test_the_configuration_is_a_value() -> None:
+    config = S3ClientConfig(part_size=16 * MiB)
+    assert config == S3ClientConfig(part_size=16 * MiB)
+    assert hash(config) == hash(S3ClientConfig(part_size=16 * MiB))
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert dataclasses.replace(config, part_size=8 * MiB) == S3ClientConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.part_size = 1  # type: ignore[misc]
+    mine, theirs = dataclasses.fields(S3ClientConfig), dataclasses.fields(original.S3ClientConfig)
+    assert [(field.name, field.default) for field in mine] == [(field.name, field.default) for field in theirs]
+
+
+def test_what_the_configuration_means() -> None:
+    config = store_config(
+        "s3",
+        "eu-north-1",
+        "http://host:1",
+        S3ClientConfig(part_size=16 * MiB, unsigned=True, force_path_style=True, max_attempts=4, profile="me"),
+    )
+    assert (config.region, config.endpoint, config.part_size) == ("eu-north-1", "http://host:1", 16 * MiB)
+    assert (config.anonymous, config.addressing, config.max_attempts, config.profile) == (True, "path", 4, "me")
+    plain = store_config("s3", "eu-north-1", None, S3ClientConfig())
+    assert (plain.anonymous, plain.addressing, plain.max_attempts, plain.profile) == (False, "auto", 10, None)
+
+
+def test_what_is_not_given_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host:2")
+    config = store_config("s3", None, "", S3ClientConfig())
+    assert (config.region, config.endpoint) == ("eu-west-3", "http://host:2")
+
+
+@pytest.mark.parametrize("configured", [1, 10])
+def test_the_environment_overrides_the_attempts(configured: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
+    assert store_config("s3", "r", None, S3ClientConfig(max_attempts=configured)).max_attempts == 5
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
+    with pytest.raises(S3Exception, match="AWS_MAX_ATTEMPTS must be a number"):
+        store_config("s3", "r", None, S3ClientConfig(max_attempts=configured))
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "text"),
+    [
+        (S3ClientConfig(part_size=5 * MiB - 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
+        (S3ClientConfig(part_size=(5 << 30) + 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
+        (S3ClientConfig(part_size=8.0 * MiB), TypeError, "part_size must be an integer"),  # type: ignore[arg-type]
+        (S3ClientConfig(max_attempts=0), S3Exception, "invalid configuration: max_attempts must be"),
+    ],
+)
+def test_the_configuration_is_checked_on_first_use(config: S3ClientConfig, kind: type[Exception], text: str) -> None:
+    dataset = S3MapDataset.from_prefix("s3://bucket", region="r", s3client_config=config)
+    checkpoint = S3Checkpoint("r", s3client_config=config)
+    with pytest.raises(kind, match=text):
+        len(dataset)
+    with pytest.raises(kind, match=text):
+        checkpoint.reader("s3://bucket/key")
+
+
+def test_a_part_size_at_its_limits_is_fine() -> None:
+    for size in (5 * MiB, 5 << 30):
+        assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
+
+
+@pytest.mark.parametrize(
+    ("gbps", "part_size", "parts"),
+    [(10.0, 8 * MiB, 15), (0, 8 * MiB, 15), (0.1, 8 * MiB, 2), (400.0, 8 * MiB, 32), (float("inf"), MiB, 256)],
+)
+def test_a_throughput_decides_how_many_parts_are_under_way(gbps: float, part_size: int, parts: int) -> None:
+    assert parts_in_flight(gbps, part_size) == parts
+
+
+@pytest.mark.parametrize("target", [-1.0, float("nan")])
+def test_a_throughput_that_is_none_is_refused(target: float) -> None:
+    with pytest.raises(S3Exception, match="throughput_target_gbps must be zero or more"):
+        store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps=target))
