@@ -8,20 +8,21 @@ takes the batches in the same order.
 
 Invariant: all batches of one object are of one version, or an error.
 
-Ownership: a buffer belongs to the loader until its batch is taken, then to the consumer, who gives it back when he
-goes on to the next batch; views of it must be dropped by then (one that is kept stays good, but its memory is then not
-reused). Order: batches are taken in order, so that a full pool always becomes free again. Cancellation:
-:meth:`Gather.close`, or its collection, ends the loader on the loop's thread, where nothing can be handed over
-meanwhile, and every buffer not taken goes back. Fork: a gather belongs to the process it was made in.
+Ownership: a buffer belongs to the loader, which keeps its batches in their order; the consumer looks into the first
+one, and has it given back when he goes on to the next. Views of it must be dropped by then (one that is kept stays
+good, but its memory is then not reused). Order: batches are given up in order, so that a full pool always becomes free
+again. Interrupts: the consumer may be interrupted at any instruction, and look again: the loader still has what he
+looked at, and the loop never waits for a lock that he may hold. Cancellation: :meth:`Gather.close`, or its collection,
+ends the loader, and every buffer goes back. Fork: a gather belongs to the process it was made in.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -29,6 +30,7 @@ from typing import NamedTuple, Self
 import trio
 
 from .alignment.buffers import BufferPool, Lease, size_class
+from .config import Config
 from .errors import ErrorContext, ObjectChangedError
 from .portal import BlockingPortal, CancelledError, portal
 from .session import BlockingStore
@@ -67,16 +69,16 @@ class Batch:
 def plan_batches(ranges: Sequence[Range], *, max_gap: float, most: int) -> Iterator[Batch]:
     """Consecutive ranges, where no more than `max_gap` bytes apart, in batches of at most `most` bytes.
 
-    A larger range is in a batch alone.
+    A larger range is in a batch alone, but for those that lie inside of it.
     """
     batch: Batch | None = None
     for position, (start, end) in enumerate(ranges):
-        if batch is None or start - batch.end > max_gap or end - batch.start > most:
-            if batch is not None:
-                yield batch
-            batch = Batch(position, position + 1, start, end)
-        else:
+        if batch is not None and (end <= batch.end or (start - batch.end <= max_gap and end - batch.start <= most)):
             batch = Batch(batch.first, position + 1, batch.start, max(batch.end, end))
+            continue
+        if batch is not None:
+            yield batch
+        batch = Batch(position, position + 1, start, end)
     if batch is not None:
         yield batch
 
@@ -100,57 +102,104 @@ def plan_pieces(ranges: Iterable[Range], start: int, part_size: int) -> list[Ran
     return pieces
 
 
-class _Job(NamedTuple):
-    """A batch of object number `number`, and the lease it will have."""
+class _Job:
+    """A batch of object number `number`. The loop ends it, once, with a buffer or an error.
 
-    number: int
-    batch: Batch
-    filled: Future[Lease]
+    Of giving it up and ending it, in whatever order, the second sees the first, or both give the buffer back.
+    """
+
+    __slots__ = ("_given_up", "_outcome", "_wake", "batch", "number")
+
+    def __init__(self, number: int, batch: Batch) -> None:
+        self.number = number
+        self.batch = batch
+        self._outcome: Lease | Exception | None = None
+        self._given_up = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`end` was called."""
+        return self._outcome is not None
+
+    def end(self, outcome: Lease | Exception) -> None:
+        """On the loop."""
+        self._outcome = outcome
+        self._wake.release()
+        if self._given_up:
+            self.give_up()
+
+    def lease(self) -> Lease:
+        """Wait for the buffer. For the consumer, as often as he likes. Errors: what the job ended with."""
+        if self._outcome is None:
+            self._wake.acquire()
+        assert self._outcome is not None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def give_up(self) -> None:
+        """From any thread: give the buffer back, now or when the job has ended."""
+        self._given_up = True
+        if isinstance(self._outcome, Lease):
+            self._outcome.release()
 
 
 class _Loader:
-    """The loop's side. `pending` holds what is not taken yet, in order."""
+    """The loop's side. `pending` holds what was not given up yet, in order."""
 
     def __init__(self, door: BlockingPortal, wanted: Sequence[Wanted], max_gap: float) -> None:
         self.pending = deque(_jobs(wanted, max_gap))
         self._door = door
         self._wanted = wanted
         self.etags: dict[int, str | None] = {}
-        self._task = door.start_task_soon(self._run, list(self.pending))
+        self._scope = trio.CancelScope()
+
+    def start(self) -> None:
+        """Begin to fetch. Whoever does this has seen to it that :meth:`close` will be called."""
+        self._door.start_task_soon(self._run, list(self.pending))
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         pool = BufferPool(self._limit(jobs))
-        filling = trio.Semaphore(_FILLING)
         try:
-            async with trio.open_nursery() as nursery:
-                for job in jobs:
-                    await filling.acquire()
-                    lease = await pool.acquire(job.batch.size)
-                    nursery.start_soon(self._fill, job, lease, filling)
+            with self._scope:
+                await self._fill_all(jobs, pool)
         finally:
             pool.close()
             for job in jobs:
-                if not job.filled.done():
-                    job.filled.set_exception(CancelledError("the ranges are no longer read"))
+                if not job.ended:
+                    job.end(CancelledError("the ranges are no longer read"))
+
+    async def _fill_all(self, jobs: Sequence[_Job], pool: BufferPool) -> None:
+        filling = trio.Semaphore(_FILLING)
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                await filling.acquire()
+                try:
+                    lease = await pool.acquire(job.batch.size)
+                except OSError as error:  # no memory
+                    filling.release()
+                    job.end(error)
+                else:
+                    nursery.start_soon(self._fill, job, lease, filling)
 
     def _limit(self, jobs: Sequence[_Job]) -> int:
         """Bytes of all buffers: what keeps the connections busy, and not less than the largest batch."""
-        configs = [each.store.config for each in self._wanted]
-        ahead = _BATCHES_AHEAD * _PARTS_A_BATCH * max((config.part_size for config in configs), default=0)
-        allowed = min((config.memory_limit // 2 for config in configs), default=0)
-        return max(min(ahead, allowed), *(size_class(job.batch.size) for job in jobs), 1)
+        ahead = max((_BATCHES_AHEAD * _batch_size(each.store.config) for each in self._wanted), default=0)
+        return max(ahead, *(size_class(job.batch.size) for job in jobs), 1)
 
     async def _fill(self, job: _Job, lease: Lease, filling: trio.Semaphore) -> None:
         try:
             await self._fetch(job, lease)
         except Exception as error:
             lease.release()
-            job.filled.set_exception(error)
+            job.end(error)
         except BaseException:
             lease.release()
             raise
         else:
-            job.filled.set_result(lease)
+            job.end(lease)
         finally:
             filling.release()
 
@@ -163,26 +212,30 @@ class _Loader:
         if meta is not None and self.etags.setdefault(job.number, meta.etag) != meta.etag:
             raise ObjectChangedError("the object was replaced while it was read", ErrorContext("GetObject", key=key))
 
-    def close(self) -> None:
-        """From any thread: end the work, and give back what nobody took."""
-        self._task.cancel()
-        self._door.soon(self._give_back)
+    def give_up_first(self) -> None:
+        """From any thread: let the first batch go."""
+        self.pending[0].give_up()
+        self.pending.popleft()
 
-    def _give_back(self) -> None:
+    def close(self) -> None:
+        """From any thread: end the work, and give all buffers back."""
+        self._door.soon(self._stop)
+
+    def _stop(self) -> None:
+        self._scope.cancel()
         while self.pending:
-            self.pending.popleft().filled.add_done_callback(_release)
+            self.give_up_first()
+
+
+def _batch_size(config: Config) -> int:
+    """Most bytes of a batch: a few parts, where half of the memory holds the batches that are read ahead."""
+    return min(_PARTS_A_BATCH * config.part_size, config.memory_limit // 2 // _BATCHES_AHEAD)
 
 
 def _jobs(wanted: Sequence[Wanted], max_gap: float) -> Iterator[_Job]:
     for number, each in enumerate(wanted):
-        most = _PARTS_A_BATCH * each.store.config.part_size
-        for batch in plan_batches(each.ranges, max_gap=max_gap, most=most):
-            yield _Job(number, batch, Future())
-
-
-def _release(filled: Future[Lease]) -> None:
-    if filled.exception() is None:
-        filled.result().release()
+        for batch in plan_batches(each.ranges, max_gap=max_gap, most=_batch_size(each.store.config)):
+            yield _Job(number, batch)
 
 
 class Gather:
@@ -196,18 +249,18 @@ class Gather:
         self._pid = os.getpid()
         self._loader = _Loader(portal(), wanted, max_gap)
         self._end = weakref.finalize(self, self._loader.close)
-        self._job: _Job | None = None
+        self._loader.start()
 
     def view(self, number: int, position: int) -> memoryview:
         """Range `position` of object `number`: writable, and good until a range of a later batch is asked for.
 
-        Errors: `StoreError`; `ValueError` for a range that lies before the last one; `RuntimeError` in a forked child.
+        Errors: `StoreError`; `OSError` where there is no memory for it; `ValueError` for a range that lies before the
+        last one, and when the gather is closed; `RuntimeError` in a forked child.
         """
         if self._pid != os.getpid():
             raise RuntimeError("ranges are gathered in the process that asked for them")
-        while self._job is None or not _is_in(self._job, number, position):
-            self._advance()
-        lease, first = self._job.filled.result(), self._job.batch.start
+        job = self._go_to(number, position)
+        lease, first = job.lease(), job.batch.start
         start, end = self._wanted[number].ranges[position]
         return lease.view[start - first : end - first]
 
@@ -215,28 +268,21 @@ class Gather:
         """The version of object `number`, once a view of it was given; `None` where the store has none."""
         return self._loader.etags.get(number)
 
-    def _advance(self) -> None:
-        self._let_go()
-        try:
-            job = self._loader.pending.popleft()
-        except IndexError:
-            raise ValueError("ranges are taken in order, each batch once") from None
-        try:
-            job.filled.exception()
-        except BaseException:  # interrupted: whoever closes the loader gives it back
-            self._loader.pending.appendleft(job)
-            raise
-        self._job = job
-
-    def _let_go(self) -> None:
-        job, self._job = self._job, None
-        if job is not None:
-            _release(job.filled)
+    def _go_to(self, number: int, position: int) -> _Job:
+        """The batch of a range, which becomes the first one."""
+        if not self._end.alive:
+            raise ValueError("the gather is closed")
+        pending = self._loader.pending
+        while pending and not _is_in(pending[0], number, position):
+            self._loader.give_up_first()
+        if not pending:
+            raise ValueError("ranges are taken in order, and this one is not to come")
+        return pending[0]
 
     def close(self) -> None:
         """End the fetching and give the buffers back."""
-        self._let_go()
-        self._end()
+        self._loader.close()
+        self._end.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +293,7 @@ class Gather:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Gather of {len(self._wanted)} objects, {len(self._loader.pending)} batches to come>"
+        return f"<Gather of {len(self._wanted)} objects, {len(self._loader.pending)} batches left>"
 
 
 def _is_in(job: _Job, number: int, position: int) -> bool:

@@ -191,6 +191,8 @@ class ParallelStore(WrapperStore):
             with trio.move_on_after(_ABORT_TIME, shield=True):
                 await writer.discard(error)
             raise
+        finally:
+            writer.let_go()
 
 
 class PartWriter:
@@ -234,15 +236,19 @@ class PartWriter:
         usable = self._failure is None and self._nursery is not None and size <= MAX_OBJECT
         if not usable or self._pending_size + len(data) >= self._next_size():
             return False
-        self.size = size
-        if len(data):
-            self._keep(data)
-        return True
+        try:
+            self.size = size
+            if len(data):
+                self._keep(data)
+            return True
+        except BaseException as error:  # an interrupt, or no memory
+            self._failed(error)
+            raise
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Errors: the `StoreError` of a part that failed, of this write or of an earlier one."""
         view = memoryview(data).cast("B")
-        nursery = self._usable()
+        nursery = await self._usable()
         if self.absorb(view):
             return
         if self.size + len(view) > MAX_OBJECT:
@@ -269,9 +275,10 @@ class PartWriter:
                 view = view[part:]
         return view
 
-    def _usable(self) -> trio.Nursery:
-        """The nursery to send joined parts in, if the object can still become whole."""
+    async def _usable(self) -> trio.Nursery:
+        """The nursery to send joined parts in, if the object can still become whole. No checkpoint then."""
         if self._failure is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # that may be why it cannot
             raise self._failure
         if self._nursery is None:
             raise trio.ClosedResourceError("the writer is closed")
@@ -291,13 +298,21 @@ class PartWriter:
 
     def _keep(self, data: memoryview) -> None:
         """Copy the beginning of a part, or what continues it."""
-        if self._pending is None:
-            wanted = self._next_size()
-            fitting = self._idle and self._idle[-1].size == wanted
-            self._pending = self._idle.pop() if fitting else AlignedBuffer(wanted)
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = self._buffer(self._next_size())
         end = self._pending_size + len(data)
-        self._pending.view[self._pending_size : end] = data
+        pending.view[self._pending_size : end] = data
         self._pending_size = end
+
+    def _buffer(self, size: int) -> AlignedBuffer:
+        """One whose part was sent, else a new one. Those of other sizes are too small for all parts to come."""
+        idle = self._idle
+        while idle:
+            buffer = idle.pop()  # the loop's thread may add some meanwhile, but takes none
+            if buffer.size == size:
+                return buffer
+        return AlignedBuffer(size)
 
     def _kept(self) -> memoryview:
         return self._pending.view[: self._pending_size] if self._pending is not None else memoryview(b"")
@@ -312,7 +327,12 @@ class PartWriter:
             self._upload = await self._store.create_upload(self._key, self._options)
         self._number += 1
         await self._limiter.acquire_on_behalf_of(token := object())
-        nursery.start_soon(self._send_part, self._upload, self._number, data, buffer, token)
+        try:
+            await self._usable()  # another part may have failed meanwhile
+            nursery.start_soon(self._send_part, self._upload, self._number, data, buffer, token)
+        except BaseException:
+            self._limiter.release_on_behalf_of(token)
+            raise
 
     async def _send_part(
         self, upload: Upload, number: int, data: memoryview, buffer: AlignedBuffer | None, token: object
@@ -329,7 +349,7 @@ class PartWriter:
 
     async def finish_parts(self) -> None:
         """Send what is left of a multipart upload."""
-        nursery = self._usable()
+        nursery = await self._usable()
         if self._upload is not None and self._pending_size:
             await self._send_pending(nursery)
         self._nursery = None
@@ -341,6 +361,10 @@ class PartWriter:
         else:
             parts = sorted(self._parts, key=lambda part: part.number)
             self.result = await self._store.complete_upload(self._upload, parts)
+
+    def let_go(self) -> None:
+        """Forget the buffers, as the writer itself may be kept for long."""
+        self._pending, self._idle = None, []
 
     async def discard(self, reason: BaseException) -> None:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""

@@ -79,6 +79,14 @@ def test_addressing_is_one_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
         Config()
 
 
+@pytest.mark.parametrize("agent", ["a\nb", "a\r\nx-other: b", "tab\t", "\x7f", "caf\u00e9", "\u2603", "a\0"])
+def test_a_user_agent_is_what_a_header_can_hold(agent: str) -> None:
+    assert Config().user_agent == "s3dlio"
+    assert Config(user_agent="my-program/1.0 (a; b)").user_agent == "my-program/1.0 (a; b)"
+    with pytest.raises(ConfigError, match="user_agent must be printable ASCII"):
+        Config(user_agent=agent)
+
+
 def test_a_config_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Config(part_size=1 << 20)
     assert made == Config(part_size=1 << 20)

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio.model import BoundedRange, GetResult, ObjectMeta, OffsetRange, PutOptions, SuffixRange, Upload, resolve
+from s3dlio.model import (
+    BoundedRange,
+    GetResult,
+    ObjectMeta,
+    OffsetRange,
+    PutOptions,
+    RestoreStatus,
+    SuffixRange,
+    Upload,
+    resolve,
+)
 
 DATA = bytes(range(50))
 
@@ -40,7 +50,10 @@ def test_offsets_and_lengths_have_a_sign() -> None:
             SuffixRange(length)
 
 
-META = ObjectMeta("key", 5, '"etag"', datetime(2024, 2, 29, tzinfo=UTC), "v", "STANDARD", "text/x", {"name": "value"})
+_RESTORED = RestoreStatus(False, datetime(2024, 3, 1, tzinfo=UTC))
+META = ObjectMeta(
+    "key", 5, '"etag"', datetime(2024, 2, 29, tzinfo=UTC), "v", "GLACIER", "text/x", {"name": "value"}, _RESTORED
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +65,8 @@ META = ObjectMeta("key", 5, '"etag"', datetime(2024, 2, 29, tzinfo=UTC), "v", "S
         BoundedRange(1, 2),
         PutOptions(),
         PutOptions("text/x", {"name": "value"}),
+        PutOptions("text/x", {"name": "value"}, '"etag"', storage_class="GLACIER"),
+        RestoreStatus(True),
         Upload("key", "id", PutOptions()),
     ],
 )

@@ -34,6 +34,7 @@ from ..errors import (
     RequestError,
     StallError,
     StoreError,
+    UnsupportedError,
     UploadNotFoundError,
 )
 from ..model import (
@@ -206,7 +207,7 @@ class AzureStore(ObjectStore):
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         """Copy a blob inside the account; where the service takes its time, wait. Cancelled, it goes on alone."""
-        headers = {"x-ms-copy-source": self._route.url(self._path(source, _container_of(source_bucket)))}
+        headers = {"x-ms-copy-source": self._route.url(self._path(source, self._container_of(source_bucket)))}
         answer = await self._send("CopyBlob", "PUT", target, headers=headers)
         if answer.headers.get("x-ms-copy-status", "success") == "success":
             return _put_result(answer.headers)
@@ -334,17 +335,22 @@ class AzureStore(ObjectStore):
             message = f"{error.message} The SAS token expired at {self._expires:%Y-%m-%dT%H:%M:%SZ}."
             raise PermissionDeniedError(message, error.context) from error
 
+    def _container_of(self, bucket: str | None) -> str | None:
+        """The name of another container of this account, in whatever spelling a URI has it."""
+        if bucket is None:
+            return None
+        place = parse_place(bucket)
+        if place.account not in (None, self._route.account):
+            context = ErrorContext(operation="CopyBlob", bucket=bucket)
+            raise UnsupportedError(f"copies are made inside account {self._route.account!r} only", context)
+        return place.container
+
     def _path(self, key: str, container: str | None = None) -> str:
         return f"{self._route.prefix_of(container)}/{quote_path(check_name(key))}"
 
     def _context(self, operation: str, key: str) -> ErrorContext:
         endpoint = str(self._route.endpoint)
         return ErrorContext(operation=operation, bucket=self._route.container, key=key, endpoint=endpoint)
-
-
-def _container_of(bucket: str | None) -> str | None:
-    """The container's own name, in whatever spelling a URI has it."""
-    return parse_place(bucket).container if bucket is not None else None
 
 
 def block_id(upload: str, number: int) -> str:

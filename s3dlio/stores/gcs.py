@@ -214,7 +214,8 @@ class GCSStore(ObjectStore):
         return result
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
-        path = gcs_json.rewrite_path(source_bucket or self.bucket, check_key(source), self.bucket, check_key(target))
+        bucket = self.bucket if source_bucket is None else gcs_json.check_bucket(source_bucket)
+        path = gcs_json.rewrite_path(bucket, check_key(source), self.bucket, check_key(target))
         token: str | None = None
         while True:
             query = [("rewriteToken", token)] if token else []

@@ -91,7 +91,7 @@ class MemoryStore(ObjectStore):
         chosen = rest[:limit]
         objects = tuple(self._objects[name][0] for name in chosen if not _is_prefix(name, prefix, delimiter))
         prefixes = tuple(name for name in chosen if _is_prefix(name, prefix, delimiter))
-        return ListPage(objects, prefixes, chosen[-1] if len(rest) > limit else None)
+        return ListPage(objects, prefixes, chosen[-1] if chosen and len(rest) > limit else None)
 
     async def delete(self, key: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -160,7 +160,7 @@ class S3Store(ObjectStore):
             return list(s3_xml.delete_failures(answer.body, self._context("DeleteObjects", None)))
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
-        bucket = check_bucket(source_bucket or self.bucket)
+        bucket = self.bucket if source_bucket is None else check_bucket(source_bucket)
         headers = {"x-amz-copy-source": f"/{bucket}/{quote_path(check_key(source))}"}
         answer = await self._send("CopyObject", "PUT", target, headers=headers, fault_in_success=True)
         with self._reading("CopyObject", target):

@@ -98,7 +98,8 @@ class ObjectStore(ABC):
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         """Copy an object, on the server. `source_bucket` names another bucket of the same service and account.
 
-        Errors: `UnsupportedError` for another bucket where the store is a directory or in memory.
+        Errors: `UnsupportedError` for another bucket where the store is a directory or in memory, or for one of another
+        account; `InvalidUriError` for what is no bucket's name.
         """
 
     @abstractmethod

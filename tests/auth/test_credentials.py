@@ -18,7 +18,7 @@ from s3dlio.auth.credentials import (
 )
 from s3dlio.auth.sigv4 import Credentials
 from s3dlio.config import Config
-from s3dlio.errors import ConfigError, NoCredentialsError, PermissionDeniedError
+from s3dlio.errors import ConfigError, NoCredentialsError, PermissionDeniedError, ProfileNotFoundError
 
 from .conftest import Issuer, WriteFiles
 from .fakes import FakeService
@@ -132,8 +132,11 @@ async def test_rewritten_files_are_read_again_on_refresh(write_files: WriteFiles
 
 async def test_an_unknown_profile_is_named(write_files: WriteFiles) -> None:
     write_files("", FILE)
-    with pytest.raises(NoCredentialsError, match=r"no profile 'absent' in .*config and .*credentials"):
+    with pytest.raises(ProfileNotFoundError, match=r"no profile 'absent' in .*config and .*credentials") as caught:
         await found(Config(profile="absent"))
+    assert isinstance(caught.value, NoCredentialsError)
+    with pytest.raises(ProfileNotFoundError, match="no profile 'absent'"):
+        aws_profile(Config(profile="absent"))
 
 
 async def test_a_profile_without_keys_does_not_fall_back_on_anything(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import ClassVar
 
 import pytest
 
 from s3dlio.config import Config
-from s3dlio.errors import ServerError, UploadNotFoundError
+from s3dlio.errors import ServerError, StoreError, UploadNotFoundError
 from s3dlio.stores.azure import AzureStore
 from s3dlio.stores.store import ObjectStore
 from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore
 
 from ..servers.azurite import Azurite
-from ..stores.conformance import KEY, RANGE, StoreConformance, listed
+from ..stores.conformance import KEY, RANGE, Elsewhere, StoreConformance, listed
 
 
 class TestAzure(StoreConformance):
@@ -24,6 +25,8 @@ class TestAzure(StoreConformance):
     )
     unlistable_keys: ClassVar[Collection[str]] = ("\ufffe", "control\x01\x7f")
     metadata_name = "other_name1"
+    storage_class = "Cool"
+    default_classes = ("Hot",)
 
     def in_order(self, keys: list[str]) -> list[str]:
         """By their UTF-16, as in .NET."""
@@ -37,6 +40,13 @@ class TestAzure(StoreConformance):
     @pytest.fixture
     def store(self, whole: ObjectStore) -> ObjectStore:
         return whole
+
+    @pytest.fixture
+    async def elsewhere(self, azure_environment: Azurite) -> AsyncIterator[Elsewhere | None]:
+        name = f"other-{uuid.uuid4()}"
+        azure_environment.create_container(name)
+        async with AzureStore(name, Config()) as store:
+            yield Elsewhere(name, store)
 
     async def test_two_uploads_of_one_key_are_apart(self, store: ObjectStore) -> None:
         """They do not mix; but the first to be completed takes the other's blocks away."""
@@ -85,3 +95,12 @@ class TestAzureWithASas(TestAzure):
         monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
         monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", azure_environment.sas(container))
         return container
+
+    async def test_copy_reaches_into_another_bucket_or_says_that_it_cannot(
+        self, store: ObjectStore, elsewhere: Elsewhere | None
+    ) -> None:
+        """A token of one container opens no other."""
+        assert elsewhere is not None
+        with pytest.raises(StoreError):
+            await store.copy(KEY, KEY, source_bucket=elsewhere.bucket)
+        assert not await store.exists(KEY)

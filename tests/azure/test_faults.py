@@ -12,6 +12,7 @@ from s3dlio.config import Config
 from s3dlio.errors import (
     AlreadyExistsError,
     BucketNotFoundError,
+    InvalidKeyError,
     NotFoundError,
     ObjectChangedError,
     PermissionDeniedError,
@@ -21,6 +22,7 @@ from s3dlio.errors import (
     StallError,
     StoreError,
     ThrottledError,
+    UnsupportedError,
 )
 from s3dlio.model import PutOptions, SuffixRange
 from s3dlio.stores.azure import API_VERSION, AzureStore, read_fault
@@ -151,6 +153,25 @@ async def test_a_copy_that_takes_its_time_is_waited_for(
     assert source == f"{server.endpoint}{ROOT}/key?{SAS}"
 
 
+@pytest.mark.parametrize("spelling", ["other", "acct/other", "other@acct.dfs.core.windows.net"])
+async def test_a_copy_from_another_container_of_the_account(
+    server: FaultServer, store: AzureStore, spelling: str
+) -> None:
+    server.script.append(copying("success"))
+    await store.copy("a key", "target", source_bucket=spelling)
+    (asked,) = server.requests
+    assert asked.target == f"{ROOT}/target?{SAS}"
+    assert asked.headers["x-ms-copy-source"] == f"{server.endpoint}/acct/other/a%20key?{SAS}"
+
+
+@pytest.mark.parametrize("spelling", ["another/other", "other@another.dfs.core.windows.net"])
+async def test_a_copy_from_another_account_is_refused(server: FaultServer, store: AzureStore, spelling: str) -> None:
+    """Were the account left out, it would be from a container of this one that has the same name."""
+    with pytest.raises(UnsupportedError, match="inside account 'acct' only"):
+        await store.copy("key", "target", source_bucket=spelling)
+    assert server.requests == []
+
+
 async def test_a_copy_that_fails(server: FaultServer, store: AzureStore, clock: MockClock) -> None:
     server.script += [copying("pending"), copying("failed")]
     with pytest.raises(RequestError, match="ended as 'failed'") as caught:
@@ -171,6 +192,35 @@ async def test_a_copy_that_does_not_move_is_given_up(server: FaultServer, store:
     with pytest.raises(StallError, match="not moved for 60 seconds"):
         await store.copy("key", "target")
     assert 60 < trio.current_time() - begun < 65
+
+
+# What requests say
+
+
+async def test_a_storage_class_is_the_access_tier_of_every_kind_of_write(
+    server: FaultServer, store: AzureStore
+) -> None:
+    options = PutOptions(storage_class="Cold")
+    await store.put("key", b"x", options)
+    upload = await store.create_upload("key", options)
+    await store.complete_upload(upload, [await store.upload_part(upload, 1, b"x")])
+    assert [asked.headers.get("x-ms-access-tier") for asked in server.requests] == ["Cold", None, "Cold"]
+    for wrong in ("Co\nld", "☃"):
+        with pytest.raises(InvalidKeyError, match="x-ms-access-tier"):
+            await store.put("key", b"x", PutOptions(storage_class=wrong))
+        with pytest.raises(InvalidKeyError, match="x-ms-access-tier"):
+            await store.create_upload("key", PutOptions(storage_class=wrong))
+    assert len(server.requests) == 3
+
+
+async def test_requests_introduce_themselves(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", SAS)
+    for agent in ("s3dlio", "my-program/1.0 (a comment)"):
+        async with AzureStore("acct/con", Config(azure_endpoint=server.endpoint, user_agent=agent)) as store:
+            server.requests.clear()
+            await store.get("key")
+            await store.put("key", b"content")
+            assert [asked.headers["user-agent"] for asked in server.requests] == [agent, agent]
 
 
 # Many

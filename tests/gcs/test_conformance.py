@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from s3dlio.config import Config
-from s3dlio.errors import PreconditionFailedError
+from s3dlio.errors import BucketNotFoundError, PreconditionFailedError
 from s3dlio.model import PutOptions
 from s3dlio.stores.gcs import GCSStore
 from s3dlio.stores.store import BytesSink, ObjectStore
@@ -18,11 +18,14 @@ from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore
 
 from ..servers.gcs import BUCKET, GCSServer, scripted_gcs
-from ..stores.conformance import KEY, NAMES, OTHER_ETAG, RANGE, StoreConformance, listed
+from ..stores.conformance import KEY, NAMES, OTHER_ETAG, RANGE, Elsewhere, StoreConformance, listed
 from .conftest import fresh_bucket
 
 
 class OnFakeGCS(StoreConformance):
+    storage_class = "NEARLINE"
+    default_classes = ("STANDARD",)
+
     @pytest.fixture
     async def whole(self, gcs_server: GCSServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GCSStore]:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.endpoint)
@@ -32,6 +35,18 @@ class OnFakeGCS(StoreConformance):
     @pytest.fixture
     def store(self, whole: GCSStore) -> ObjectStore:
         return whole
+
+    @pytest.fixture
+    async def elsewhere(self, gcs_server: GCSServer, whole: GCSStore) -> AsyncIterator[Elsewhere]:
+        name = fresh_bucket(gcs_server)
+        async with GCSStore(name, Config()) as store:
+            yield Elsewhere(name, store)
+
+    async def test_an_object_is_of_the_storage_class_that_was_asked_for(self, store: ObjectStore) -> None:
+        """This server's compose forgets the class."""
+        await store.put(KEY, b"content", PutOptions(storage_class=self.storage_class))
+        (shown,) = await listed(store)
+        assert (await store.head(KEY)).storage_class == shown.storage_class == self.storage_class
 
     @pytest.mark.parametrize("limit", [1000])
     async def test_a_delimiter_folds_what_lies_deeper(self, store: ObjectStore, limit: int) -> None:
@@ -76,10 +91,19 @@ class TestGCSInParallel(OnFakeGCS):
 class TestGCSByTheReference(StoreConformance):
     """On the scripted server. It pages as GCS does, keeps conditions, copies in steps, and sends no custom metadata."""
 
+    storage_class = "COLDLINE"
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[ObjectStore]:
         async with scripted_gcs() as server, GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint)) as store:
             yield store
+
+    async def test_copy_reaches_into_another_bucket_or_says_that_it_cannot(
+        self, store: ObjectStore, elsewhere: Elsewhere | None
+    ) -> None:
+        """This server has one bucket."""
+        with pytest.raises(BucketNotFoundError):
+            await store.copy(KEY, KEY, source_bucket="another")
 
     async def test_head_get_and_listing_agree(self, store: ObjectStore) -> None:
         """But for custom metadata, which GCS does not send along with content."""

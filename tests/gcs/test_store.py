@@ -24,7 +24,7 @@ from s3dlio.errors import (
     UploadNotFoundError,
 )
 from s3dlio.model import BoundedRange, OffsetRange, Part, PutOptions
-from s3dlio.stores.gcs import GCSStore
+from s3dlio.stores.gcs import RESUMABLE_FROM, GCSStore
 from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
 
@@ -280,6 +280,37 @@ async def test_a_copy_goes_on_until_it_is_done(server: ScriptedGCS, store: GCSSt
     assert server.objects["other/key"] == DATA
     assert made.etag == server.resources["other/key"]["generation"]
     assert server.requests[-1].target.endswith("?rewriteToken=half%2Bdone%2F%3D")
+
+
+async def test_a_copy_names_the_bucket_it_is_from(server: ScriptedGCS, store: GCSStore) -> None:
+    with pytest.raises(BucketNotFoundError):
+        await store.copy("a/key", "other/key", source_bucket="another.bucket")
+    (asked,) = server.requests
+    assert asked.method == "POST"
+    assert asked.target == f"/storage/v1/b/another.bucket/o/a%2Fkey/rewriteTo/b/{BUCKET}/o/other%2Fkey"
+
+
+async def test_a_storage_class_is_asked_for_in_every_kind_of_write(server: ScriptedGCS, store: GCSStore) -> None:
+    """Of parts it is not: they are gone when the object is there."""
+    options = PutOptions(storage_class="COLDLINE")
+    await store.put("at once", b"content", options)
+    await store.put("resumable", bytes(RESUMABLE_FROM + 1), options)
+    upload = await store.create_upload("in parts", options)
+    await store.complete_upload(upload, [await store.upload_part(upload, 1, b"content")])
+    for key in ("at once", "resumable", "in parts"):
+        assert (await store.head(key)).storage_class == "COLDLINE"
+    (part,) = (known for key, known in server.resources.items() if key.startswith(".s3dlio-uploads/"))
+    assert "storageClass" not in part
+
+
+async def test_requests_introduce_themselves(server: ScriptedGCS) -> None:
+    for agent in ("s3dlio", "my-program/1.0 (a comment)"):
+        async with GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint, user_agent=agent)) as store:
+            server.requests.clear()
+            await store.get("key")
+            await store.put("large", bytes(RESUMABLE_FROM + 1))
+            assert {asked.headers["user-agent"] for asked in server.requests} == {agent}
+            assert len(server.requests) == 3
 
 
 async def test_a_condition_is_kept_when_the_answer_is_lost(

@@ -142,9 +142,10 @@ class ScriptedGCS(FaultServer):
             return refusal(401, "authError", "Invalid Credentials")
         if parts.path.startswith("/upload/"):
             return self._upload(asked, query)
-        _, _, rest = parts.path.partition(f"/b/{BUCKET}/o")
-        if f"/b/{BUCKET}/o" not in parts.path:
+        root = f"/storage/v1/b/{BUCKET}/o"
+        if not parts.path.startswith(root):
             return refusal(404, "notFound", "The specified bucket does not exist.")
+        rest = parts.path.removeprefix(root)
         if not rest:
             return self._page(query)
         key, _, verb = rest.removeprefix("/").partition("/")

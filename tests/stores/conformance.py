@@ -6,6 +6,7 @@ A subclass gives the `store` fixture, an open store with nothing in it, and says
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
@@ -15,12 +16,14 @@ from s3dlio.errors import (
     AlreadyExistsError,
     IntegrityError,
     InvalidKeyError,
+    InvalidUriError,
     NotFoundError,
     NotModifiedError,
     ObjectChangedError,
     PreconditionFailedError,
     RangeError,
     StoreError,
+    UnsupportedError,
     UploadNotFoundError,
 )
 from s3dlio.model import BoundedRange, GetRange, ObjectMeta, OffsetRange, Part, PutOptions, SuffixRange
@@ -48,6 +51,14 @@ UNUSABLE_KEYS = ["", "k" * 1025, "é" * 513, "\ud800", "a\udfffb"]
 NAMES = ["a-b", "a.c", "a", "a/b", "b/c/d", "b/c/e", "b/f", "c", "é", "漢", "\U0001f600", "\uffee"]
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another bucket of the same service: its name, and a store of it with nothing in it."""
+
+    bucket: str
+    store: ObjectStore
+
+
 class StoreConformance:
     """Tests over a `store` fixture."""
 
@@ -61,6 +72,10 @@ class StoreConformance:
     """Whether a key that ends in a slash is an object like others, with content."""
     metadata_name: ClassVar[str] = "other-name"
     """A name of metadata, as unusual as the server allows."""
+    storage_class: ClassVar[str | None] = None
+    """A class of storage that is not the server's default; `None` where objects have none."""
+    default_classes: ClassVar[Collection[str]] = ()
+    """What the server may say of objects for which no class was asked."""
     folders_first: ClassVar[bool] = False
     """Whether keys are sorted by path component, so that `a/b` comes before `a-b`."""
 
@@ -70,6 +85,11 @@ class StoreConformance:
     def in_order(self, keys: list[str]) -> list[str]:
         """`keys` as the server sorts them: by their UTF-8 bytes, if it does what S3 does."""
         return sorted(keys, key=lambda key: [part.encode() for part in key.split("/")] if self.folders_first else key)
+
+    @pytest.fixture
+    def elsewhere(self) -> Elsewhere | None:
+        """Another bucket, where the service has others."""
+        return None
 
     # Reading
 
@@ -227,7 +247,44 @@ class StoreConformance:
         assert (head.content_type, dict(head.metadata)) == ("application/x-test", {"name": "value"})
         assert await store.exists("the source?")
 
+    async def test_copy_reaches_into_another_bucket_or_says_that_it_cannot(
+        self, store: ObjectStore, elsewhere: Elsewhere | None
+    ) -> None:
+        source = "a folder/source?+%20&é"
+        await store.put(source, b"not this one")
+        if elsewhere is None:
+            with pytest.raises(UnsupportedError) as refused:
+                await store.copy(source, KEY, source_bucket="another")
+            assert refused.value.operation == "CopyObject"
+            assert [meta.key for meta in await listed(store)] == [source]
+            return
+        await elsewhere.store.put(source, b"content", PutOptions("application/x-test", {"name": "value"}))
+        made = await store.copy(source, KEY, source_bucket=elsewhere.bucket)
+        head = await store.head(KEY)
+        assert await store.get(KEY) == b"content"
+        assert (head.key, head.etag, head.size) == (KEY, made.etag, 7)
+        assert (head.content_type, dict(head.metadata)) == ("application/x-test", {"name": "value"})
+        assert [meta.key for meta in await listed(elsewhere.store)] == [source]
+        with pytest.raises(NotFoundError):
+            await store.copy("absent", "target", source_bucket=elsewhere.bucket)
+        for name in ("", "no/bucket?", "..", "a b"):
+            with pytest.raises(InvalidUriError):
+                await store.copy(source, "target", source_bucket=name)
+        assert not await store.exists("target")
+
     # Writing
+
+    async def test_an_object_is_of_the_storage_class_that_was_asked_for(self, store: ObjectStore) -> None:
+        wanted = PutOptions(storage_class=self.storage_class or "ANY")
+        await store.put("at once", b"content", wanted)
+        upload = await store.create_upload("in parts", wanted)
+        await store.complete_upload(upload, [await store.upload_part(upload, 1, b"content")])
+        await store.put("plain", b"content")
+        for key in ("at once", "in parts"):
+            assert (await store.head(key)).storage_class == self.storage_class, key
+        assert (await store.head("plain")).storage_class in {None, *self.default_classes}
+        shown = {meta.key: meta.storage_class for meta in await listed(store)}
+        assert (shown["at once"], shown["in parts"]) == (self.storage_class, self.storage_class)
 
     async def test_a_put_replaces_all_of_the_old_object(self, store: ObjectStore) -> None:
         await store.put(KEY, b"a long first version", PutOptions("application/x-test", {"name": "value"}))

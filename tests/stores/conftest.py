@@ -12,3 +12,10 @@ def shared_bucket(s3_server: SeaweedFS) -> str:
     """The name of a bucket that every test finds empty, and empties."""
     s3_server.create_bucket("shared-by-tests")
     return "shared-by-tests"
+
+
+@pytest.fixture(scope="session")
+def second_bucket(s3_server: SeaweedFS) -> str:
+    """The name of another such bucket."""
+    s3_server.create_bucket("second.shared-by-tests")
+    return "second.shared-by-tests"

@@ -15,18 +15,20 @@ from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore
 
 from ..servers.seaweedfs import DOMAIN, SeaweedFS
-from .conformance import RANGE, StoreConformance
+from .conformance import RANGE, Elsewhere, StoreConformance
 
 _DOTTED_KEYS = ("dot/./segment", "dot/../segment", ".", "..")
 
 
 class TestMemory(StoreConformance):
+    storage_class = "ANY"
+
     @pytest.fixture
     def store(self) -> ObjectStore:
         return MemoryStore()
 
 
-class TestMemoryBelowAPrefix(StoreConformance):
+class TestMemoryBelowAPrefix(TestMemory):
     @pytest.fixture
     async def store(self) -> ObjectStore:
         whole = MemoryStore()
@@ -35,7 +37,7 @@ class TestMemoryBelowAPrefix(StoreConformance):
         return PrefixStore(whole, "below/")
 
 
-class TestMemoryInParallel(StoreConformance):
+class TestMemoryInParallel(TestMemory):
     @pytest.fixture
     def store(self) -> ObjectStore:
         return ParallelStore(MemoryStore(), part_size=RANGE, parts_in_flight=3)
@@ -59,6 +61,8 @@ class OnSeaweedFS(StoreConformance):
     }
     folders_hold_bytes = False
     folders_first = True
+    storage_class = "STANDARD_IA"
+    default_classes = ("STANDARD",)
 
     @pytest.fixture
     def config(self, s3_environment: SeaweedFS) -> Config:
@@ -73,6 +77,12 @@ class OnSeaweedFS(StoreConformance):
     @pytest.fixture
     def store(self, whole: ObjectStore) -> ObjectStore:
         return whole
+
+    @pytest.fixture
+    async def elsewhere(self, config: Config, second_bucket: str) -> AsyncIterator[Elsewhere]:
+        async with S3Store(second_bucket, config) as store:
+            yield Elsewhere(second_bucket, store)
+            await store.delete_many(await contents(store, ""))
 
 
 class TestS3(OnSeaweedFS):

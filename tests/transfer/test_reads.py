@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import trio
 
@@ -10,6 +12,7 @@ from s3dlio.errors import (
     NotFoundError,
     ObjectChangedError,
     PermissionDeniedError,
+    RangeError,
 )
 from s3dlio.transfer import ParallelStore
 from s3dlio.urls import open_store
@@ -155,6 +158,95 @@ async def test_parts_of_all_objects_share_one_limit(recorder: Recorder, store: P
         for _ in range(5):
             nursery.start_soon(lambda: store.get(KEY, known=known))
     assert recorder.most_running == 4
+
+
+# Pieces
+
+
+def _pieces(view: memoryview, *starts: int, size: int = 7) -> Iterator[tuple[int, memoryview]]:
+    """Pieces of `size` bytes from `starts`, each to its place in a view of the whole object."""
+    return ((start, view[start : start + size]) for start in starts)
+
+
+async def test_pieces_are_one_request_each_and_leave_the_rest_alone(recorder: Recorder, store: ParallelStore) -> None:
+    await recorder.inner.put(KEY, DATA)
+    view = memoryview(bytearray(95))
+    meta = await store.get_pieces(KEY, _pieces(view, 0, 30, 88, 37))
+    assert meta == await recorder.inner.head(KEY)
+    assert recorder.calls == ["fetch"] * 4
+    wanted = {byte for start in (0, 30, 37, 88) for byte in range(start, start + 7)}
+    assert bytes(view) == bytes(byte if byte in wanted else 0 for byte in DATA)
+
+
+async def test_no_pieces_are_no_request(recorder: Recorder, store: ParallelStore) -> None:
+    assert await store.get_pieces("absent", ()) is None
+    assert recorder.calls == []
+
+
+async def test_pieces_are_asked_for_as_fast_as_the_limit_lets_them(recorder: Recorder, store: ParallelStore) -> None:
+    await recorder.inner.put(KEY, DATA)
+    drawn: list[int] = []
+
+    def pieces() -> Iterator[tuple[int, memoryview]]:
+        for start in range(0, 90, 5):
+            drawn.append(start)
+            assert len(drawn) - len(recorder.calls) <= 5
+            yield start, memoryview(bytearray(5))
+
+    async def linger(name: str, number: int) -> None:
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+
+    recorder.during = linger
+    await store.get_pieces(KEY, pieces())
+    assert len(drawn) == 18
+    assert recorder.most_running == 4
+    assert store._limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("replaced_in", [1, 2, 3, 4])
+async def test_pieces_are_of_one_version(
+    recorder: Recorder, store: ParallelStore, replaced_in: int, pinned: bool
+) -> None:
+    await recorder.inner.put(KEY, b"o" * 95)
+    etag = (await known_meta(recorder)).etag if pinned else None
+
+    async def swap(name: str, number: int) -> None:
+        if number == replaced_in:
+            await recorder.inner.put(KEY, b"n" * 95)
+
+    recorder.during = swap
+    view = memoryview(bytearray(95))
+    if not pinned and replaced_in == 1:
+        await store.get_pieces(KEY, _pieces(view, 0, 20, 40, 60, size=1))
+        assert set(view) == {0, ord("n")}
+    else:
+        with pytest.raises(ObjectChangedError):
+            await store.get_pieces(KEY, _pieces(view, 0, 20, 40, 60, size=1), if_match=etag)
+
+
+async def test_a_piece_that_fails_ends_the_others(recorder: Recorder, store: ParallelStore) -> None:
+    await recorder.inner.put(KEY, DATA)
+
+    async def fail(name: str, number: int) -> None:
+        if number == 2:
+            raise PermissionDeniedError("no longer", None)
+        await trio.sleep_forever()
+
+    recorder.during = fail
+    with pytest.raises(PermissionDeniedError):
+        await store.get_pieces(KEY, _pieces(memoryview(bytearray(95)), 0, 20, 40))
+    assert recorder.running == store._limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize(("start", "kind"), [(90, IntegrityError), (95, RangeError)])
+async def test_a_piece_beyond_the_end_is_an_error(
+    recorder: Recorder, store: ParallelStore, start: int, kind: type[Exception]
+) -> None:
+    await recorder.inner.put(KEY, DATA)
+    with pytest.raises(kind):
+        await store.get_pieces(KEY, [(0, memoryview(bytearray(7))), (start, memoryview(bytearray(7)))])
 
 
 async def test_a_large_object_on_a_real_server(s3_environment: SeaweedFS, bucket: str) -> None:

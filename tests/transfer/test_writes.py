@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
+from contextlib import suppress
+from typing import NoReturn
+
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from s3dlio import transfer
+from s3dlio.alignment.buffers import AlignedBuffer
+from s3dlio.config import Config
 from s3dlio.errors import (
     PermissionDeniedError,
     RequestError,
@@ -15,6 +24,8 @@ from s3dlio.errors import (
     StoreError,
 )
 from s3dlio.model import Part, PutOptions, Upload
+from s3dlio.portal import BlockingPortal, portal
+from s3dlio.session import BlockingStore
 from s3dlio.transfer import ParallelStore
 
 from .recorder import DATA, KEY, PART, OurOwnError, Recorder, cut, write
@@ -260,3 +271,348 @@ async def test_a_writer_takes_nothing_after_its_block(store: ParallelStore, size
             raise OurOwnError
     with pytest.raises(StoreError, match="cut short"):
         await writer.write(DATA[:size])
+
+
+# Small writes, which are copied into buffers
+
+
+class _Counted(AlignedBuffer):
+    """Buffers that are counted, and whose life can be seen."""
+
+    made: list[weakref.ref[_Counted]]
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.made.append(weakref.ref(self))
+
+
+@pytest.fixture
+def buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[_Counted]]:
+    """Every buffer that writers make."""
+    made: list[weakref.ref[_Counted]] = []
+    monkeypatch.setattr(_Counted, "made", made, raising=False)
+    monkeypatch.setattr(transfer, "AlignedBuffer", _Counted)
+    return made
+
+
+def _alive(buffers: list[weakref.ref[_Counted]]) -> list[int]:
+    """The sizes of those that are there."""
+    return sorted(buffer.size for ref in buffers if (buffer := ref()) is not None)
+
+
+async def test_buffers_are_used_again(
+    recorder: Recorder, store: ParallelStore, buffers: list[weakref.ref[_Counted]]
+) -> None:
+    """Four parts are under way at once, and one is being filled."""
+    async with store.open_writer(KEY) as writer:
+        for number in range(400):
+            await writer.write(bytes([number % 256]) * 7)
+    assert await recorder.content() == b"".join(bytes([number % 256]) * 7 for number in range(400))
+    assert recorder.calls.count("part") == 280
+    assert len(buffers) <= 5
+
+
+@pytest.mark.parametrize(
+    ("pieces", "made"),
+    [([], 0), ([b""], 0), (cut(DATA[:9], 2), 1), ([DATA[:90]], 0), ([DATA], 1), ([DATA[:5], DATA], 1)],
+)
+async def test_only_what_fills_no_part_is_copied(
+    store: ParallelStore, buffers: list[weakref.ref[_Counted]], pieces: list[bytes], made: int
+) -> None:
+    await write(store, *pieces)
+    assert len(buffers) == made
+
+
+async def test_buffers_that_are_too_small_for_the_parts_to_come_are_let_go(
+    recorder: Recorder, store: ParallelStore, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_GROW_EVERY", 8)
+    sizes = [PART << (number // 8) for number in range(32)]
+    async with store.open_writer(KEY) as writer:
+        for size in sizes:
+            await writer.write(bytes(size - 1))
+            await writer.write(b"\x01")
+            await trio.testing.wait_all_tasks_blocked()
+        assert _alive(buffers) == [sizes[-1]]
+    assert recorder.calls.count("part") == 32
+
+
+@pytest.mark.parametrize("ending", ["object", "upload", "error"])
+async def test_no_buffer_stays_with_a_writer_that_ended(
+    store: ParallelStore, buffers: list[weakref.ref[_Counted]], ending: str
+) -> None:
+    writers = []
+
+    async def use() -> None:
+        async with store.open_writer(KEY) as writer:
+            writers.append(writer)
+            for piece in cut(DATA[: 8 if ending == "object" else 90], 4):
+                await writer.write(piece)
+            if ending == "error":
+                raise OurOwnError
+
+    with suppress(OurOwnError):
+        await use()
+    assert writers[0].size
+    assert _alive(buffers) == []
+
+
+_STEPS = st.lists(st.tuples(st.sampled_from(["write", "absorb"]), st.integers(0, 45)), max_size=25)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(steps=_STEPS, grow_every=st.integers(1, 5), in_flight=st.integers(1, 4))
+async def test_any_writes_are_the_object_in_parts_of_the_planned_sizes(
+    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int]], grow_every: int, in_flight: int
+) -> None:
+    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    monkeypatch.setattr(transfer, "_GROW_EVERY", grow_every)
+    recorder, expected = Recorder(), b""
+    sent: dict[int, int] = {}
+
+    async def upload_part(upload: Upload, number: int, data: bytes | memoryview) -> Part:
+        sent[number] = len(data)
+        for _ in range(number % 5):
+            await trio.lowlevel.checkpoint()
+        return await recorder.inner.upload_part(upload, number, data)
+
+    recorder.upload_part = upload_part  # type: ignore[method-assign]
+    store = ParallelStore(recorder, part_size=PART, parts_in_flight=in_flight)
+    async with store.open_writer(KEY) as writer:
+        for number, (verb, size) in enumerate(steps):
+            chunk = bytearray([number + 1] * size)
+            expected += chunk
+            if verb == "write" or not writer.absorb(memoryview(chunk)):
+                await writer.write(memoryview(chunk))
+            chunk[:] = bytes(size)
+            assert writer.size == len(expected)
+    assert await recorder.content() == expected
+    planned = [transfer.growing_part_size(number, PART) for number in range(1, len(sent) + 1)]
+    assert [sent[number] for number in sorted(sent)][:-1] == planned[:-1]
+    assert all(sent[number] <= size for number, size in enumerate(planned, 1) if number in sent)
+    assert sum(sent.values()) == (len(expected) if sent else 0)
+    assert store._limiter.borrowed_tokens == recorder.pending == 0
+
+
+async def test_what_fits_is_absorbed_and_what_fills_a_part_is_not(recorder: Recorder, store: ParallelStore) -> None:
+    async with store.open_writer(KEY) as writer:
+        assert writer.absorb(memoryview(DATA[:9]))
+        assert writer.absorb(memoryview(b""))
+        assert not writer.absorb(memoryview(DATA[9:10]))
+        assert writer.size == 9
+        await writer.write(DATA[9:10])
+        assert writer.absorb(memoryview(DATA[10:19]))
+        assert not writer.absorb(memoryview(DATA[19:95]))
+        await writer.write(DATA[19:95])
+    assert await recorder.content() == DATA
+    assert not writer.absorb(memoryview(b""))
+    assert not writer.absorb(memoryview(b"more"))
+
+
+async def test_nothing_is_absorbed_after_a_failure(recorder: Recorder, store: ParallelStore) -> None:
+    async def fail(name: str, number: int) -> None:
+        if name == "part":
+            raise ServerError("failed", None)
+
+    async def go_on() -> None:
+        async with store.open_writer(KEY) as writer:
+            with pytest.raises(ServerError):
+                await writer.write(DATA)
+            for data in (b"", b"more"):
+                assert not writer.absorb(memoryview(data))
+            with pytest.raises(ServerError):
+                await writer.write(b"more")
+
+    recorder.during = fail
+    with pytest.raises(ServerError, match="failed"):
+        await go_on()
+    assert await recorder.content() is None
+    assert recorder.pending == 0
+
+
+@pytest.mark.parametrize("interrupted_in", ["AlignedBuffer", "memoryview"])
+async def test_no_object_is_made_with_a_hole_where_a_copy_was_interrupted(
+    recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch, interrupted_in: str
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    async def go_on() -> None:
+        async with store.open_writer(KEY) as writer:
+            with monkeypatch.context() as patched:
+                if interrupted_in == "AlignedBuffer":
+                    patched.setattr(transfer, "AlignedBuffer", interrupt)
+                else:
+                    patched.setattr(AlignedBuffer, "view", property(interrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    writer.absorb(memoryview(DATA[:5]))
+            await writer.write(DATA[5:8])
+
+    with pytest.raises(StoreError, match="cut short"):
+        await go_on()
+    assert await recorder.content() is None
+
+
+async def test_absorbed_bytes_count_against_the_largest_object(
+    recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "MAX_OBJECT", 8)
+
+    async def write_too_much() -> None:
+        async with store.open_writer(KEY) as writer:
+            assert writer.absorb(memoryview(DATA[:8]))
+            assert writer.absorb(memoryview(b""))
+            assert not writer.absorb(memoryview(DATA[:1]))
+            assert writer.size == 8
+            await writer.write(DATA[:1])
+
+    with pytest.raises(RequestError, match="8 bytes at most"):
+        await write_too_much()
+    assert await recorder.content() is None
+
+
+@pytest.mark.parametrize("waiting", [b"fills", DATA[:25]])
+async def test_a_write_that_waits_for_its_turn_while_another_part_fails_is_told_and_leaves_the_limit_as_it_was(
+    recorder: Recorder, store: ParallelStore, waiting: bytes
+) -> None:
+    """It waits in a task of its own, as blocking writers' do; another writer has all the other places."""
+    failing, places = trio.Event(), trio.Event()
+
+    async def during(name: str, number: int) -> None:
+        if name == "part" and number == 4:
+            await failing.wait()
+            raise ServerError("failed", None)
+        if name == "part":
+            await places.wait()
+
+    async def write_on(writer: transfer.PartWriter) -> None:
+        with pytest.raises(ServerError, match="failed"):
+            await writer.write(waiting)
+
+    async def use_writer() -> None:
+        async with store.open_writer(KEY) as writer:
+            for piece in cut(DATA[:15], 5):
+                await writer.write(piece)
+            nursery.start_soon(write_on, writer)
+            await trio.testing.wait_all_tasks_blocked()
+            failing.set()
+            await trio.sleep_forever()
+
+    recorder.during = during
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.put, "other", DATA[:30])
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ServerError, match="failed"):
+            await use_writer()
+        places.set()
+    assert store._limiter.borrowed_tokens == recorder.pending == 0
+    assert await recorder.content() is None
+    assert await recorder.inner.get("other") == DATA[:30]
+
+
+# From other threads
+
+
+def _blocking(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> BlockingStore:
+    """The recorder behind the portal, in parts of ten bytes."""
+    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    kept = ParallelStore(recorder, part_size=PART, parts_in_flight=3)
+    monkeypatch.setattr(BlockingStore, "opened", lambda self, door: kept)
+    return BlockingStore("memory://writes", Config())
+
+
+def test_small_writes_of_another_thread_do_not_visit_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    writer = _blocking(monkeypatch, recorder).open_writer(KEY)
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockingPortal, "start_task_soon", _nobody)
+        for piece in cut(DATA[:9], 2):
+            writer.write(piece)
+    writer.write(DATA[9:47])
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockingPortal, "start_task_soon", _nobody)
+        writer.write(DATA[47:49])
+    writer.write(memoryview(DATA[49:]).cast("B", (2, 23)))
+    assert portal().call(recorder.content) is None
+    assert writer.close().etag
+    assert portal().call(recorder.content) == DATA
+
+
+def _nobody(*_: object) -> NoReturn:
+    raise AssertionError("the loop is not asked")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(sizes=st.lists(st.integers(0, 45), max_size=20))
+def test_any_writes_of_another_thread_are_the_object(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> None:
+    recorder, expected = Recorder(), b""
+    writer = _blocking(monkeypatch, recorder).open_writer(KEY)
+    for number, size in enumerate(sizes):
+        chunk = bytearray([number + 1] * size)
+        expected += chunk
+        writer.write(memoryview(chunk))
+        chunk[:] = bytes(size)
+    writer.close()
+    assert portal().call(recorder.content) == expected
+    assert recorder.pending == 0
+
+
+@pytest.mark.parametrize("written", [5, 10, 35])
+def test_an_abort_in_the_middle_leaves_the_old_object(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    recorder = Recorder()
+    store = _blocking(monkeypatch, recorder)
+    store.put(KEY, b"old")
+    writer = store.open_writer(KEY)
+    for piece in cut(DATA[:written], 3):
+        writer.write(piece)
+    writer.abort()
+    writer.abort()
+    assert portal().call(recorder.content) == b"old"
+    assert recorder.pending == recorder.running == 0
+    for data in (b"more", b"", DATA):
+        with pytest.raises(StoreError, match="cut short"):
+            writer.write(data)
+
+
+def test_a_part_that_fails_is_the_error_of_the_next_write_and_of_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    failed = threading.Event()
+
+    async def fail(name: str, number: int) -> None:
+        if name == "part":
+            raise ServerError("failed", None)
+        if name == "abort":
+            failed.set()
+
+    recorder.during = fail
+    writer = _blocking(monkeypatch, recorder).open_writer(KEY)
+    for piece in cut(DATA[:12], 3):
+        writer.write(piece)
+    assert failed.wait(60)
+    with pytest.raises(ServerError, match="failed"):
+        writer.write(b"more")
+    with pytest.raises(ServerError, match="failed"):
+        writer.close()
+    assert portal().call(recorder.content) is None
+    assert recorder.pending == 0
+
+
+def test_a_writer_belongs_to_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    writer = _blocking(monkeypatch, recorder).open_writer(KEY)
+    writer.write(DATA[:5])
+    child = os.fork()
+    if child == 0:
+        try:
+            for call in (lambda: writer.write(b"x"), writer.close):
+                with pytest.raises(StoreError, match="the process that opened it"):
+                    call()
+            writer.abort()
+            os._exit(0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    writer.write(DATA[5:])
+    writer.close()
+    assert portal().call(recorder.content) == DATA

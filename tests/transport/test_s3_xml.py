@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.errors import ErrorContext, PermissionDeniedError, ProtocolError, ServerError
-from s3dlio.model import Part
-from s3dlio.stores.s3 import read_fault
+from s3dlio.model import Part, RestoreStatus
+from s3dlio.stores.s3 import read_fault, restore_status
 from s3dlio.stores.s3_xml import (
     can_hold,
     complete_body,
@@ -51,6 +51,55 @@ def test_a_page() -> None:
     assert (found.key, found.size, found.etag, found.storage_class) == ("a b/c d", 12, '"abc"', "GLACIER")
     assert found.last_modified == datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC)
     assert (page.prefixes, page.token) == (("x/",), "next")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", None),
+        ("<RestoreStatus/>", RestoreStatus(False)),
+        ("<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>", RestoreStatus(True)),
+        ("<RestoreStatus><IsRestoreInProgress>yes</IsRestoreInProgress></RestoreStatus>", RestoreStatus(False)),
+        (
+            "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>"
+            "<RestoreExpiryDate>2012-12-21T00:00:00.000Z</RestoreExpiryDate></RestoreStatus>",
+            RestoreStatus(False, datetime(2012, 12, 21, tzinfo=UTC)),
+        ),
+        (
+            "<RestoreStatus><RestoreExpiryDate>some day</RestoreExpiryDate></RestoreStatus>",
+            RestoreStatus(False, None),
+        ),
+    ],
+)
+def test_what_a_listing_says_of_archived_objects(said: str, expected: RestoreStatus | None) -> None:
+    (found,) = parse_list_page(listing(f"<Contents><Key>a</Key><Size>1</Size>{said}</Contents>")).objects
+    assert found.restore == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, None),
+        ('ongoing-request="true"', RestoreStatus(True)),
+        (
+            'ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"',
+            RestoreStatus(False, datetime(2012, 12, 21, tzinfo=UTC)),
+        ),
+        ('ongoing-request="false", expiry-date="some day"', RestoreStatus(False)),
+        ('expiry-date=""', RestoreStatus(False)),
+        ("", RestoreStatus(False)),
+        ("nonsense", RestoreStatus(False)),
+    ],
+)
+def test_what_a_header_says_of_an_archived_object(said: str | None, expected: RestoreStatus | None) -> None:
+    assert restore_status(said) == expected
+
+
+@given(st.text())
+def test_any_header_says_something_of_an_archived_object(said: str) -> None:
+    found = restore_status(said)
+    assert found is not None
+    assert found.expiry is None or found.expiry.tzinfo is UTC
 
 
 def test_keys_are_not_decoded_unless_they_are_encoded() -> None:
