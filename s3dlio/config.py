@@ -126,8 +126,9 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or not value > 0:
             raise ConfigError(f"{name} must be a number above zero, not {value!r}")
-    if not config.user_agent.isascii() or not config.user_agent.isprintable():
-        raise ConfigError("user_agent must be printable ASCII, as HTTP headers are")
+    agent = config.user_agent
+    if not isinstance(agent, str) or not (agent.isascii() and agent.isprintable()):
+        raise ConfigError(f"user_agent must be printable ASCII, as HTTP headers are, not {agent!r}")
     for name in ("addressing", "durable"):
         choices = get_type_hints(Config)[name].__args__
         if getattr(config, name) not in choices:

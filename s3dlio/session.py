@@ -2,7 +2,8 @@
 
 A :class:`BlockingStore` is only a name, a root URI and a :class:`Config`. The store itself, with its connections, lives
 on the portal's thread, is made there on first use, and is shared by all handles that are equal. So handles are cheap,
-hashable, picklable, and good in a forked child, which has its own portal and makes its own store.
+hashable, picklable, and good in a forked child, which has its own portal and makes its own store. Handles that are made
+under other credentials in the environment are not equal: a notebook may correct a wrong key and go on.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .auth.credentials import environment_mark
 from .config import Config
 from .errors import ErrorContext, RangeError, StoreError
 from .model import BoundedRange, GetResult, ListPage, ObjectMeta, PutOptions, PutResult
@@ -32,6 +34,7 @@ class BlockingStore:
 
     root: str
     config: Config
+    mark: int = field(default_factory=environment_mark, repr=False)
 
     def opened(self, door: BlockingPortal) -> ParallelStore:
         """The store itself; only for code that runs on the portal's thread."""

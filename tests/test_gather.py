@@ -160,10 +160,11 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[_Recorded]]:
     made: list[_Recorded] = []
     monkeypatch.setattr(_Recorded, "made", made, raising=False)
     monkeypatch.setattr(gather, "BufferPool", _Recorded)
-    before = portal().call(_at_rest)
+    gc.collect()
+    before = portal().call(_at_rest)  # of earlier tests: they may end meanwhile
     yield made
     gc.collect()
-    assert portal().call(_at_rest) == before
+    assert portal().call(_at_rest) <= before
     assert [pool.stats.leases for pool in made] == [0] * len(made)
     assert all(pool.stats.peak <= pool.limit for pool in made)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from .compat.additions import ADDITIONS
 from .servers.seaweedfs import SeaweedFS
 
 GUIDE = Path(__file__).parents[1] / "docs" / "migration.md"
@@ -75,3 +76,8 @@ def test_the_guide_shows_every_part_of_the_interface() -> None:
 def test_the_guide_links_to_what_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", GUIDE.read_text()):
         assert (GUIDE.parent / target).exists()
+
+
+def test_the_guide_lists_all_additions() -> None:
+    section = GUIDE.read_text().partition("## What is there in addition")[2]
+    assert dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE)) == ADDITIONS

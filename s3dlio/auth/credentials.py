@@ -44,6 +44,25 @@ LEAST_USE = 1.0
 """Seconds that anything loaded is used, whatever its expiry: a source that repeats itself is not asked in a loop."""
 
 
+_ENVIRONMENT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
+
+
+def environment_mark() -> int:
+    """A number that changes when the credentials in the environment do. It tells nothing of them."""
+    return hash(tuple(map(os.environ.get, _ENVIRONMENT)))
+
+
 class CredentialsProvider(Protocol):
     """Gives out credentials to sign with. Belongs to one Trio run at a time."""
 
@@ -241,6 +260,8 @@ def _load_from_chain(config: Config) -> Credentials:
         raise
     except Exception as error:
         failure = _translate(error)
+    if isinstance(failure, ProfileNotFoundError) and not config.profile:
+        failure = NoCredentialsError(failure.message)  # `AWS_PROFILE` is one place to look at among others
     raise failure
 
 
