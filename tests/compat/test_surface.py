@@ -32,7 +32,12 @@ OF_OUR_OWN = {
     *("_s3client.MockS3Client.store", "dcp.s3_file_system.S3FileSystem.file_items"),
     *("dcp.s3_file_system.S3StorageReader.read_data", "dcp.s3_file_system.S3StorageWriter.finish"),
     *("dcp.s3_file_system.S3StorageWriter.prepare_local_plan", "dcp.s3_file_system.S3StorageWriter.write_data"),
-    *("s3reader.dcp_optimized.check_gap", "s3reader.dcp_optimized.group_ranges", "s3reader.s3reader.writable_view"),
+    *(
+        "s3reader.dcp_optimized.check_gap",
+        "s3reader.dcp_optimized.group_ranges",
+        "s3reader.s3reader.NamedReader",
+        "s3reader.s3reader.writable_view",
+    ),
     *("s3reader.sequential.SequentialS3Reader.readline", "s3reader.ranged.RangedS3Reader.readline"),
 }
 """How it is made here, by path: modules, functions, methods that are inherited there. No program needs to know them."""

@@ -17,7 +17,7 @@ from ....config import MiB
 from ....gather import Gather, Wanted
 from ..errors import translated
 from ..source import GetObjectInfo, GetStream, StoredObject, source_of
-from .s3reader import S3Reader, writable_view
+from .named import NamedReader, writable_view
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -126,7 +126,7 @@ def _cut(stream: Iterator[bytes], group: RangeGroup) -> Iterator[memoryview]:
         position = item.end
 
 
-class DCPOptimizedS3Reader(S3Reader):
+class DCPOptimizedS3Reader(NamedReader):
     """A reader of the given ranges of an object, which are read in their order.
 
     Inside one item any seek is possible; reading the next item gives up the one before. `item_ranges` are sorted and do
@@ -147,14 +147,12 @@ class DCPOptimizedS3Reader(S3Reader):
         get_stream: GetStream,
         max_gap_size: float = DEFAULT_MAX_GAP_SIZE,
     ) -> None:
-        for name, value in (("Bucket", bucket), ("Key", key)):
-            if not value:
-                raise ValueError(f"{name} should be specified")
+        super().__init__(bucket, key)
+        if not key:
+            raise ValueError("Key should be specified")
         if not item_ranges:
             raise ValueError("item_ranges must be a non-empty List[ItemRange] object")
         check_gap(max_gap_size)
-        self._bucket = bucket
-        self._key = key
         self._max_gap_size = max_gap_size
         self._source = source_of(key, get_object_info, get_stream)
         self._get_stream = get_stream
@@ -176,16 +174,6 @@ class DCPOptimizedS3Reader(S3Reader):
         if self._items is not None:
             raise TypeError(f"cannot pickle {self!r}: it was read")
         return self.__dict__
-
-    @property
-    def bucket(self) -> str:
-        """Name of the bucket."""
-        return self._bucket
-
-    @property
-    def key(self) -> str:
-        """Name of the object in its bucket."""
-        return self._key
 
     @property
     def closed(self) -> bool:

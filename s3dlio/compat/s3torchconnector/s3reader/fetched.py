@@ -7,23 +7,20 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from .fetching import Fetcher
-from .s3reader import S3Reader, writable_view
+from .named import NamedReader, writable_view
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-class FetchedReader(S3Reader):
+class FetchedReader(NamedReader):
     """A position in an object, and the file methods that move it. The bytes come from `fetcher`.
 
     A reader can be pickled until it is read; afterwards that is a `TypeError`. It may be read after `close()`.
     """
 
     def __init__(self, bucket: str, key: str, fetcher: Fetcher) -> None:
-        if not bucket:
-            raise ValueError("Bucket should be specified")
-        self._bucket = bucket
-        self._key = key
+        super().__init__(bucket, key)
         self._fetcher = fetcher
         self._position = 0
 
@@ -34,16 +31,6 @@ class FetchedReader(S3Reader):
         if self._fetcher.used:
             raise TypeError(f"cannot pickle {self!r}: it was read; send its bytes, or the reader before it is read")
         return self.__dict__
-
-    @property
-    def bucket(self) -> str:
-        """Name of the bucket."""
-        return self._bucket
-
-    @property
-    def key(self) -> str:
-        """Name of the object in its bucket."""
-        return self._key
 
     def read(self, size: int | None = None) -> bytes:
         """At most `size` bytes, everything that is left where it is `None` or negative; `b""` at the end."""

@@ -53,14 +53,3 @@ class S3Reader(ABC, io.BufferedIOBase):
     def writable(self) -> bool:
         """False."""
         return False
-
-
-def writable_view(buffer: WriteableBuffer) -> memoryview:
-    """The bytes of a buffer that can be written to, whatever its items are. Errors: `TypeError` for anything else."""
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        view = memoryview(b"")
-    if view.readonly:
-        raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}")
-    return view.cast("B") if view.nbytes else memoryview(bytearray())
