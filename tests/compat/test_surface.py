@@ -35,8 +35,7 @@ OF_OUR_OWN = {
     *(
         "s3reader.dcp_optimized.check_gap",
         "s3reader.dcp_optimized.group_ranges",
-        "s3reader.s3reader.NamedReader",
-        "s3reader.s3reader.writable_view",
+        "s3reader.named",
     ),
     *("s3reader.sequential.SequentialS3Reader.readline", "s3reader.ranged.RangedS3Reader.readline"),
 }
