@@ -19,6 +19,8 @@ from s3dlio.compat.s3torchconnector import S3Exception
 from s3dlio.compat.s3torchconnector._s3client import S3Client
 from s3dlio.compat.s3torchconnector.dcp import loading
 from s3dlio.compat.s3torchconnector.dcp.loading import FileItems, load_items
+from s3dlio.errors import ObjectChangedError
+from s3dlio.gather import Gather
 
 from ..servers.seaweedfs import SeaweedFS
 from .conftest import Notes
@@ -118,6 +120,13 @@ def threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(loading, "DIRECT_FROM", request.param)
     monkeypatch.setattr(loading, "_EDGE", 1024)
     return int(request.param)
+
+
+@pytest.fixture
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tensors are large."""
+    monkeypatch.setattr(loading, "DIRECT_FROM", 1)
+    monkeypatch.setattr(loading, "_EDGE", 1024)
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -249,7 +258,61 @@ def test_of_a_large_tensor_only_the_rows_that_are_wanted_are_received(
     assert fetched == target.nbytes + 2 * loading._EDGE
 
 
+@pytest.mark.usefixtures("in_place")
+def test_each_large_tensor_is_laid_out_as_its_own_archive_says(load: Load) -> None:
+    file = File()
+    saved = {"plain": numbers(30, 30), "transposed": numbers(30, 30).t(), "plain again": numbers(30, 30) + 1}
+    for name, tensor in saved.items():
+        file.add(name, tensor)
+        file.want_whole(name, tensor.shape)
+    targets = {name: torch.zeros(30, 30) for name in saved}
+    load(file, targets)
+    assert all(torch.equal(targets[name], saved[name]) for name in saved)
+
+
+@pytest.mark.usefixtures("in_place")
+def test_no_view_is_looked_at_after_the_next_one(load: Load, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of a view that was given up may hold anything; here it is overwritten at once."""
+    view, last = Gather.view, [(-1, memoryview(bytearray()))]
+
+    def reused(self: Gather, number: int, position: int) -> memoryview:
+        given_up, given = last[0], (position, view(self, number, position))
+        if given_up[0] != position:
+            given_up[1][:] = bytes(len(given_up[1]))
+        last[0] = given
+        return given[1]
+
+    monkeypatch.setattr(Gather, "view", reused)
+    file = File()
+    file.add("tensor", numbers(40, 30))
+    file.want("tensor", "shard", [10, 0], [10, 30])
+    target = torch.zeros(10, 30)
+    load(file, {"shard": target})
+    assert torch.equal(target, numbers(40, 30)[10:20])
+    assert sum(end - start for _, start, end in notes.ranges) == target.nbytes + 2 * loading._EDGE
+
+
 # Errors
+
+
+@pytest.mark.usefixtures("in_place")
+@pytest.mark.parametrize("tensor", [numbers(40, 30), numbers(30, 40).t()], ids=["received in place", "by a buffer"])
+def test_a_file_that_is_replaced_after_its_edges_were_read_is_an_error(
+    tensor: torch.Tensor, load: Load, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = File()
+    file.add("tensor", tensor)
+    file.want_whole("tensor", (40, 30))
+    resolve = Planner.resolve_tensor
+
+    def replaced(self: Planner, read_item: ReadItem) -> torch.Tensor:
+        S3Client("us-east-1").store(bucket).put(KEY, _saved(tensor + 1))
+        return resolve(self, read_item)
+
+    monkeypatch.setattr(Planner, "resolve_tensor", replaced)
+    with pytest.raises(S3Exception) as caught:
+        load(file, {"tensor": torch.zeros(40, 30)})
+    assert isinstance(caught.value.__cause__, ObjectChangedError)
 
 
 @pytest.mark.usefixtures("threshold")

@@ -54,6 +54,7 @@ def test_a_plain_tensor_of_any_type_and_strides_is_found(
     found = find_tensor(ViewFile(view))
     assert found is not None
     assert alike(found.of(view), tensor)
+    assert found.of(view).data_ptr() % dtype.itemsize == 0
     assert alike(load_tensor(view), torch.load(io.BytesIO(view), weights_only=True))
 
 
