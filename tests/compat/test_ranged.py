@@ -147,6 +147,20 @@ def test_an_object_that_fits_the_buffer_is_fetched_whole_when_it_is_read_whole()
     assert store.methods == ["get"]
 
 
+def test_an_object_that_is_larger_than_the_buffer_is_not_kept() -> None:
+    store, reader = ranged_reader_of(DATA, buffer_size=100, part_size=100)
+    assert reader.read() == DATA
+    reader.seek(5)
+    assert reader.read(5) == DATA[5:10]
+    assert [(method, start, end) for method, start, end, _ in store.requests] == [("into", 0, 1000), ("range", 5, 105)]
+
+
+def test_a_line_without_a_buffer_fetches_64_kib() -> None:
+    store, reader = ranged_reader_of(b"line\n" + bytes(1 * MiB), buffer_size=0, part_size=1 * MiB)
+    assert reader.readline() == b"line\n"
+    assert store.requests == [("range", 0, 64 << 10, None)]
+
+
 def test_the_default_buffer_is_eight_mebibytes() -> None:
     data = bytes(DEFAULT_BUFFER_SIZE + 10)
     store, reader = ranged_reader_of(data, buffer_size=None, part_size=16 * MiB)

@@ -160,6 +160,23 @@ def test_a_failed_write_drops_everything_for_good(stream: Stream) -> None:
     assert stream.events == ["write", "abort"]
 
 
+def _go_on_after_a_failure(writer: S3Writer) -> None:
+    with writer:
+        try:
+            writer.write(b"abc")
+        finally:
+            raise RuntimeError("the archive is not complete")
+
+
+def test_the_block_raises_what_made_a_write_fail_and_not_what_came_of_it(writer: S3Writer, stream: Stream) -> None:
+    stream.fail()
+    with pytest.raises(S3Exception, match="down") as caught:
+        _go_on_after_a_failure(writer)
+    assert isinstance(caught.value.__context__, RuntimeError)
+    assert writer.closed
+    assert set(stream.events) == {"write", "abort"}
+
+
 def test_a_failed_write_is_not_published_by_the_finaliser(stream: Stream) -> None:
     writer = S3Writer(cast("BlockingWriter", stream))
     stream.fail()

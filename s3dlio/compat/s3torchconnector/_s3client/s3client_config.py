@@ -19,7 +19,6 @@ _ONE_REQUEST = 87.5e6
 """Bytes a second that one request is reckoned to bring. Source: "Performance guidelines for Amazon S3", which says one
 concurrent request for each 85 to 90 MB/s."""
 
-_MOST_IN_FLIGHT = 256
 _BYTES_IN_FLIGHT = 256 * MiB
 
 
@@ -59,7 +58,6 @@ def store_config(
     _check(wanted)
     if endpoint and scheme in _ENDPOINTS:
         settings[_ENDPOINTS[scheme]] = endpoint
-    in_flight = parts_in_flight(wanted.throughput_target_gbps, wanted.part_size)
     with translated():
         return Config(
             region=region or None,
@@ -67,8 +65,7 @@ def store_config(
             profile=wanted.profile,
             anonymous=bool(wanted.unsigned),
             part_size=wanted.part_size,
-            parts_in_flight=in_flight,
-            connections=max(64, in_flight),
+            parts_in_flight=parts_in_flight(wanted.throughput_target_gbps, wanted.part_size),
             max_attempts=_max_attempts(wanted.max_attempts),
             **settings,
         )
@@ -77,7 +74,7 @@ def store_config(
 def parts_in_flight(gbps: float, part_size: int) -> int:
     """How many parts of `part_size` bytes to have under way for a throughput: enough, and not too much memory."""
     wanted = (gbps or S3ClientConfig.throughput_target_gbps) * 1e9 / 8 / _ONE_REQUEST
-    return max(2, min(math.ceil(min(wanted, _MOST_IN_FLIGHT)), _BYTES_IN_FLIGHT // part_size))
+    return max(2, math.ceil(min(wanted, _BYTES_IN_FLIGHT // part_size)))
 
 
 def _check(wanted: S3ClientConfig) -> None:
