@@ -272,8 +272,7 @@ def test_a_client_does_nothing_before_it_is_used() -> None:
         (400.0, 128 * MiB, 2),
         (10.0, 5 * GiB, 2),
         (0.001, 8 * MiB, 2),
-        (100.0, 1, 143),
-        (1e6, 1, 256),
+        (1e6, 5 * MiB, 51),
         (float("inf"), 8 * MiB, 32),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import s3torchconnector as original
 
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
-from s3dlio.compat.s3torchconnector._s3client.s3client_config import parts_in_flight, store_config
+from s3dlio.compat.s3torchconnector._s3client.s3client_config import store_config
 from s3dlio.config import MiB
 
 
@@ -75,14 +75,6 @@ def test_the_configuration_is_checked_on_first_use(config: S3ClientConfig, kind:
 def test_a_part_size_at_its_limits_is_fine() -> None:
     for size in (5 * MiB, 5 << 30):
         assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
-
-
-@pytest.mark.parametrize(
-    ("gbps", "part_size", "parts"),
-    [(10.0, 8 * MiB, 15), (0, 8 * MiB, 15), (0.1, 8 * MiB, 2), (400.0, 8 * MiB, 32), (float("inf"), MiB, 256)],
-)
-def test_a_throughput_decides_how_many_parts_are_under_way(gbps: float, part_size: int, parts: int) -> None:
-    assert parts_in_flight(gbps, part_size) == parts
 
 
 @pytest.mark.parametrize("target", [-1.0, float("nan")])
