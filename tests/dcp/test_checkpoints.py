@@ -261,6 +261,15 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_whole(path: str) -> Non
     assert len(keys(path)) == 2
 
 
+def test_threads_without_items_leave_no_files(path: str) -> None:
+    for number in (1, 2):
+        save({"tensor": torch.full((3,), number)}, storage_writer=Writer(path, thread_count=3))
+        assert len(keys(path)) == 2
+    into = {"tensor": torch.zeros(3, dtype=torch.int64)}
+    load(into, storage_reader=Reader(path))
+    assert into["tensor"].tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # PyTorch prints them and goes on
 def test_a_save_that_fails_leaves_what_was_there(threads: int, path: str) -> None:

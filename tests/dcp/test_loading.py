@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -361,6 +362,30 @@ def test_nothing_is_received_into_a_tensor_after_an_error(load: Load, monkeypatc
         load(file, targets)
     assert len(begun) == 4
     assert not any(job._done.locked() for job in begun)
+
+
+def test_transforms_that_pytorch_does_not_know_are_an_error(s3_environment: SeaweedFS, bucket: str) -> None:
+    file = File()
+    file.add("tensor", numbers(40, 30))
+    file.want_whole("tensor", (40, 30))
+    stored = file.where[MetadataIndex("tensor")]
+    file.where[MetadataIndex("tensor")] = dataclasses.replace(stored, transform_descriptors=["zstd"])
+    client = S3Client("us-east-1")
+    client.store(bucket).put(KEY, bytes(file.content))
+    files = [FileItems(client.stored_object(bucket, KEY), file.items, file.where)]
+    with pytest.raises(ValueError, match="was saved with \\['zstd'\\], new to this PyTorch"):
+        load_items(files, Planner({"tensor": torch.zeros(40, 30)}), None, 0)
+
+
+def test_what_older_pytorch_saved_has_no_word_of_transforms(load: Load) -> None:
+    """Before 2.7 neither the stored information nor the reader knows them."""
+    file = File()
+    file.add("tensor", numbers(40, 30))
+    file.want_whole("tensor", (40, 30))
+    del file.where[MetadataIndex("tensor")].__dict__["transform_descriptors"]
+    target = torch.zeros(40, 30)
+    load(file, {"tensor": target})
+    assert torch.equal(target, numbers(40, 30))
 
 
 def test_an_empty_range_needs_no_request(load: Load, notes: Notes) -> None:

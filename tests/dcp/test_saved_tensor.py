@@ -72,6 +72,7 @@ def test_a_part_of_a_larger_storage_is_found() -> None:
     assert alike(load_tensor(view), tensor)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")  # by torch.load, from PyTorch 2.15 on
 @pytest.mark.parametrize(
     "value",
     [

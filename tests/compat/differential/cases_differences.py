@@ -141,6 +141,16 @@ def the_files_of_a_save_over_an_older_checkpoint(lib: Library, at: Place) -> obj
 
 
 @difference(
+    original=["checkpoint/.metadata", "checkpoint/__0_0.distcp", "checkpoint/__0_1.distcp"],
+    ours=["checkpoint/.metadata", "checkpoint/__0_0.distcp"],
+    why="Threads that have nothing to save leave no empty file, which no later save would find and remove.",
+)
+def the_files_of_a_save_with_more_threads_than_items(lib: Library, at: Place) -> object:
+    _saved(lib, at, {"step": torch.tensor(1)}, thread_count=2)
+    return at.names()
+
+
+@difference(
     original=(gives(), True),
     ours=(raises("CheckpointException", "0: ('LookupError', 'not on this thread')"), False),
     why="A failure on one of the threads that write a rank's files fails the save; PyTorch prints it and goes on.",

@@ -51,9 +51,14 @@ class Placed(NamedTuple):
         return self.stored.offset, self.stored.offset + self.stored.length
 
     @property
+    def descriptors(self) -> Sequence[str]:
+        """The transforms that its bytes went through; PyTorch before 2.7 knows none."""
+        return getattr(self.stored, "transform_descriptors", None) or ()
+
+    @property
     def is_large(self) -> bool:
         """Whether it may be received into the tensor itself."""
-        is_tensor = self.item.type == LoadItemType.TENSOR and not self.stored.transform_descriptors
+        is_tensor = self.item.type == LoadItemType.TENSOR and not self.descriptors
         return is_tensor and self.stored.length >= DIRECT_FROM
 
     @property
@@ -74,7 +79,7 @@ class FileItems:
 
 
 def load_items(
-    files: Sequence[FileItems], planner: LoadPlanner, transforms: _StorageReaderTransforms, max_gap: float
+    files: Sequence[FileItems], planner: LoadPlanner, transforms: _StorageReaderTransforms | None, max_gap: float
 ) -> None:
     """Deliver every item to `planner`. Ranges at most `max_gap` bytes apart share requests.
 
@@ -97,7 +102,7 @@ class _FileLoading:
         gather: Gather,
         arrivals: _Arrivals,
         planner: LoadPlanner,
-        transforms: _StorageReaderTransforms,
+        transforms: _StorageReaderTransforms | None,
     ) -> None:
         self._source = file.source
         self._positions = {wanted: position for position, wanted in enumerate(file.wanted.ranges)}
@@ -114,7 +119,7 @@ class _FileLoading:
             self._receive(placed)
             return
         view = self._view(placed.range)
-        if placed.stored.transform_descriptors:
+        if placed.descriptors:
             view = self._transformed(placed, view)
         if placed.item.type == LoadItemType.BYTE_IO:
             self._planner.load_bytes(placed.item, io.BytesIO(view))
@@ -128,9 +133,10 @@ class _FileLoading:
             return self._gather.view(self._number, self._positions[wanted])
 
     def _transformed(self, placed: Placed, view: memoryview) -> memoryview:
+        if self._transforms is None:
+            raise ValueError(f"{placed.item.storage_index} was saved with {placed.descriptors}, new to this PyTorch")
         stream: Any = ViewFile(view)
-        descriptors = placed.stored.transform_descriptors or ()
-        return memoryview(self._transforms.transform_load_stream(placed.item, descriptors, stream).read(-1))
+        return memoryview(self._transforms.transform_load_stream(placed.item, placed.descriptors, stream).read(-1))
 
     def _copy(self, item: ReadItem, saved: torch.Tensor, target: torch.Tensor) -> None:
         part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
@@ -206,6 +207,8 @@ class S3StorageWriter(FileSystemWriter):
             written = super().write_data(plan, planner)
         if watched.failures:
             raise watched.failures[0]
+        for path in watched.empty:
+            self.fs.rm_file(path)
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -220,11 +223,11 @@ class S3StorageWriter(FileSystemWriter):
     def _tag(self) -> str:
         """A part of the files' names that tells them from those of a checkpoint that is there; else nothing."""
         self._replaces = self.fs.exists(self._metadata_path)
-        return f"{self.save_id[:8]}_" if self._replaces else ""
+        return f"{uuid4().hex[:8]}_" if self._replaces else ""
 
     @property
     def _metadata_path(self) -> AnyPath:
-        alone = self.rank is not None and not self.use_collectives
+        alone = getattr(self, "rank", None) is not None and not self.use_collectives  # PyTorch has it from 2.9 on
         return self.fs.concat_path(self.path, f"__{self.rank}.metadata" if alone else ".metadata")
 
     def _files_in_place(self) -> set[str]:
@@ -295,7 +298,7 @@ class S3StorageReader(FileSystemReader):
             self.fs.file_items(self.fs.concat_path(self.path, name), items, self.storage_data)
             for name, items in by_file.items()
         ]
-        load_items(files, planner, self.transforms, constructor.max_gap_size)
+        load_items(files, planner, getattr(self, "transforms", None), constructor.max_gap_size)
         done: Future[None] = Future()
         done.set_result(None)
         return done
