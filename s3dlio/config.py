@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
 
@@ -120,6 +120,8 @@ _POSITIVE = (
     "connections", "part_size", "parts_in_flight", "memory_limit", "file_threads", "max_attempts", "connect_timeout",
 )  # fmt: skip
 
+_CHOICES = {"addressing": get_args(Addressing), "durable": get_args(Durable)}
+
 
 def _check(config: Config) -> None:
     for name in (*_POSITIVE, "stall_timeout"):
@@ -129,7 +131,6 @@ def _check(config: Config) -> None:
     agent = config.user_agent
     if not isinstance(agent, str) or not (agent.isascii() and agent.isprintable()):
         raise ConfigError(f"user_agent must be printable ASCII, as HTTP headers are, not {agent!r}")
-    for name in ("addressing", "durable"):
-        choices = get_type_hints(Config)[name].__args__
+    for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
