@@ -14,6 +14,7 @@ from .._user_agent import UserAgent
 from ..errors import OBJECT_ABSENT, translated
 from ..objects import HasSize, HeadObjectResult, ListObjectResult, ObjectInfo
 from ..s3reader import S3Reader, SequentialS3Reader
+from ..s3reader.named import check_bucket
 from ..s3writer import S3Writer
 from ..source import StoredObject
 from .s3client_config import S3ClientConfig, store_config
@@ -129,8 +130,7 @@ class S3Client:
 
     def stored_object(self, bucket: str, key: str, info: HasSize | None = None, scheme: str = "s3") -> StoredObject:
         """One object; `info` is what is known of it. Errors: `ValueError` where `bucket` is empty."""
-        if not bucket:
-            raise ValueError("Bucket should be specified")
+        check_bucket(bucket)
         return StoredObject(self.store(bucket, scheme), bucket, key, info)
 
 

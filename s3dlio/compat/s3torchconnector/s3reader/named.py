@@ -14,8 +14,7 @@ class NamedReader(S3Reader):
     """A reader that knows its object's name. Errors: `ValueError` where `bucket` is empty."""
 
     def __init__(self, bucket: str, key: str) -> None:
-        if not bucket:
-            raise ValueError("Bucket should be specified")
+        check_bucket(bucket)
         self._bucket = bucket
         self._key = key
 
@@ -28,6 +27,12 @@ class NamedReader(S3Reader):
     def key(self) -> str:
         """Name of the object in its bucket."""
         return self._key
+
+
+def check_bucket(bucket: str) -> None:
+    """Errors: `ValueError` where it is empty."""
+    if not bucket:
+        raise ValueError("Bucket should be specified")
 
 
 def writable_view(buffer: WriteableBuffer) -> memoryview:
