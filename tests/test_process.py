@@ -12,24 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.interpreter import run_python
 from tests.servers.seaweedfs import SeaweedFS
 
 HEAVY = ("torch", "numba", "botocore", "google.auth", "azure.identity", "tqdm", "boto3")
 
 
-def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=os.environ | variables,
-    )
-
-
 def test_import_loads_nothing_heavy() -> None:
-    done = _python(f"import sys, s3dlio\nprint([name for name in {HEAVY} if name in sys.modules])")
+    done = run_python(f"import sys, s3dlio\nprint([name for name in {HEAVY} if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -45,7 +35,7 @@ def test_import_loads_nothing_heavy() -> None:
 )
 def test_a_store_loads_nothing_heavy_that_it_does_not_need(uri: str, variables: dict[str, str]) -> None:
     """Even when it is used: what is asked for is absent, or nobody answers."""
-    done = _python(
+    done = run_python(
         f"""
 import contextlib, sys
 import s3dlio, trio

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from ..servers.loopback import Handler, listening
 
 Answer = Callable[[str, str], tuple[int, str]]
 """From a request's method and path to a status and a body."""
@@ -25,31 +25,18 @@ class FakeService:
 def serving(answer: Answer) -> Iterator[FakeService]:
     """A loopback HTTP server that answers with `answer` while the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Service(Handler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.body()
             service.requests.append(f"{self.command} {self.path}")
             status, body = answer(self.command, self.path)
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
+            self.answer(status, body.encode())
 
         do_GET = do_PUT = do_POST = _answer
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Not to stderr."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    service = FakeService(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(Service) as url:
+        service = FakeService(url)
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def hence(seconds: float) -> str:

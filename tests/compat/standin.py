@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from s3dlio.compat.s3torchconnector.objects import ObjectInfo
 from s3dlio.compat.s3torchconnector.s3reader import RangedS3Reader, SequentialS3Reader
@@ -89,3 +89,8 @@ def ranged_reader_of(
     """A stand-in and the range-based reader of its one object."""
     store, source = stored(data, part_size=part_size, listed=listed)
     return store, RangedS3Reader("bucket", KEY, source.info, source.stream, buffer_size)
+
+
+def refuse(*_: object, **__: object) -> Any:
+    """In place of a function that must not be called."""
+    raise AssertionError("nothing may be asked for here")

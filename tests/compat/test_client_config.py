@@ -7,10 +7,12 @@ import pickle
 
 import pytest
 import s3torchconnector as original
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
-from s3dlio.compat.s3torchconnector._s3client.s3client_config import store_config
-from s3dlio.config import MiB
+from s3dlio.compat.s3torchconnector._s3client.s3client_config import parts_in_flight, store_config
+from s3dlio.config import GiB, MiB
 
 
 def test_the_configuration_is_a_value() -> None:
@@ -77,7 +79,43 @@ def test_a_part_size_at_its_limits_is_fine() -> None:
         assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
 
 
-@pytest.mark.parametrize("target", [-1.0, float("nan")])
-def test_a_throughput_that_is_none_is_refused(target: float) -> None:
+# How many parts
+
+
+@pytest.mark.parametrize(
+    ("gbps", "part_size", "expected"),
+    [
+        (10.0, 8 * MiB, 15),
+        (0, 8 * MiB, 15),
+        (5.0, 8 * MiB, 8),
+        (100.0, 8 * MiB, 32),
+        (100.0, 5 * MiB, 51),
+        (400.0, 128 * MiB, 2),
+        (10.0, 5 * GiB, 2),
+        (0.001, 8 * MiB, 2),
+        (1e6, 5 * MiB, 51),
+        (float("inf"), 8 * MiB, 32),
+    ],
+)
+def test_parts_in_flight_follow_the_throughput_and_the_memory(gbps: float, part_size: int, expected: int) -> None:
+    assert parts_in_flight(gbps, part_size) == expected
+
+
+@given(st.floats(0, 1e9), st.integers(5 * MiB, 5 * GiB))
+def test_parts_in_flight_are_at_least_two_and_otherwise_within_bounds(gbps: float, part_size: int) -> None:
+    found = parts_in_flight(gbps, part_size)
+    assert found == 2 or (2 < found <= 256 and found * part_size <= 256 * MiB)
+    assert parts_in_flight(gbps + 10, part_size) >= found or gbps == 0
+
+
+def test_the_configuration_has_them() -> None:
+    config = store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps=100.0))
+    assert (config.parts_in_flight, config.connections) == (32, 64)
+
+
+@pytest.mark.parametrize("target", [-1, -1.0, float("nan")])
+def test_a_throughput_is_a_number_from_zero(target: float) -> None:
     with pytest.raises(S3Exception, match="throughput_target_gbps must be zero or more"):
         store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps=target))
+    with pytest.raises(TypeError, match="throughput_target_gbps must be a number"):
+        store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps="10"))  # type: ignore[arg-type]

@@ -52,13 +52,10 @@ from s3dlio.session import BlockingStore
 
 from ..servers.seaweedfs import SeaweedFS
 from ..watched import WatchedStore, watched_store
+from .standin import refuse
 
 KEY = "folder/__0_0.distcp"
 DATA = random.Random(4).randbytes(4000)
-
-
-def _nothing(*_: object, **__: object) -> Any:
-    raise AssertionError("nothing is asked for before the first read")
 
 
 def _items(*ranges: tuple[int, int]) -> list[ItemRange]:
@@ -141,8 +138,8 @@ def test_what_a_reader_cannot_be_made_of(change: dict[str, Any], kind: type[Exce
         "bucket": "bucket",
         "key": KEY,
         "item_ranges": ITEMS,
-        "get_object_info": _nothing,
-        "get_stream": _nothing,
+        "get_object_info": refuse,
+        "get_stream": refuse,
     }
     DCPOptimizedS3Reader(**good)
     with pytest.raises(kind, match=text):
@@ -485,7 +482,7 @@ def test_a_stream_that_fails_is_that_error_and_cannot_go_on() -> None:
         yield bytes(150)
         raise ServerError("down")
 
-    reader = DCPOptimizedS3Reader("bucket", KEY, ITEMS, _nothing, stream)
+    reader = DCPOptimizedS3Reader("bucket", KEY, ITEMS, refuse, stream)
     reader.seek(100)
     assert reader.read(100) == bytes(100)
     reader.seek(200)
@@ -502,7 +499,7 @@ def test_many_small_items_of_one_large_piece_are_not_copied_each_time() -> None:
     """Were the rest of the piece copied for each of them, this would be half a terabyte."""
     data = bytes(16 * MiB)
     items = [ItemRange(start, start + 256) for start in range(0, len(data), 256)]
-    reader = DCPOptimizedS3Reader("bucket", KEY, items, _nothing, lambda start, end: iter([data[start:end]]))
+    reader = DCPOptimizedS3Reader("bucket", KEY, items, refuse, lambda start, end: iter([data[start:end]]))
     for item in items:
         reader.seek(item.start)
         assert len(reader.read(256)) == 256
@@ -630,9 +627,7 @@ def test_the_constructor_chooses_by_what_it_was_told() -> None:
     assert reader._max_gap_size == 5
     with pytest.raises(ValueError, match=r"No ranges found for s3://bucket/checkpoint/__2_0\.distcp"):
         constructor(key="checkpoint/__2_0.distcp", **call)
-    assert isinstance(
-        constructor(key="checkpoint/__1_0.distcp", **call | {"get_stream": _nothing}), DCPOptimizedS3Reader
-    )
+    assert isinstance(constructor(key="checkpoint/__1_0.distcp", **call | {"get_stream": refuse}), DCPOptimizedS3Reader)
 
 
 def test_a_constructor_is_known_by_what_it_has() -> None:

@@ -22,7 +22,7 @@ from s3dlio.errors import ServerError
 
 from ..servers.seaweedfs import SeaweedFS
 from .files import CONTENTS, STEPS, check_step
-from .standin import KEY, ranged_reader_of
+from .standin import KEY, ranged_reader_of, refuse
 
 DATA = random.Random(1).randbytes(1000)
 _BUFFERS = st.one_of(st.none(), st.just(0), st.just(1), st.integers(2, 120), st.just(10_000))
@@ -307,11 +307,7 @@ def test_a_reader_names_its_object() -> None:
     assert repr(reader) == "<RangedS3Reader s3://bucket/object>"
     assert (reader.readable(), reader.seekable(), reader.writable()) == (True, True, False)
     with pytest.raises(ValueError, match="Bucket should be specified"):
-        RangedS3Reader("", "key", _nothing, _nothing)
-
-
-def _nothing(*_: object) -> Any:
-    raise AssertionError("nothing is asked for before the first read")
+        RangedS3Reader("", "key", refuse, refuse)
 
 
 def test_a_reader_of_anybody_s_functions_asks_for_the_size_once_and_for_exact_ranges() -> None:

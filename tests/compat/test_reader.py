@@ -19,7 +19,7 @@ from s3dlio.compat.s3torchconnector import S3Exception, S3Reader
 from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
 
 from .files import CONTENTS, STEPS, check_step
-from .standin import KEY, reader_of
+from .standin import KEY, reader_of, refuse
 
 
 @given(CONTENTS, st.lists(STEPS, max_size=12), st.integers(1, 40), st.booleans())
@@ -191,12 +191,8 @@ def test_a_reader_names_its_object() -> None:
     assert (reader.bucket, reader.key) == ("bucket", KEY)
     assert repr(reader) == "<SequentialS3Reader s3://bucket/object>"
     with pytest.raises(ValueError, match="Bucket should be specified"):
-        SequentialS3Reader("", "key", _nothing, _nothing)
+        SequentialS3Reader("", "key", refuse, refuse)
     assert S3Reader.__abstractmethods__ == {"bucket", "key", "read", "readinto", "seek", "tell"}
-
-
-def _nothing(*_: object) -> Any:
-    raise AssertionError("nothing is asked for before the first read")
 
 
 def test_an_unread_reader_can_be_pickled_and_keeps_its_position() -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from s3dlio.auth.google import SCOPE
+
+from ..servers.loopback import Handler, listening
 
 EMAIL = "trainer@project.iam.gserviceaccount.com"
 
@@ -93,32 +93,16 @@ def _decoded(part: str) -> bytes:
 def token_service() -> Iterator[TokenService]:
     """It, while the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Tokens(Handler):
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, content = service.answer(self.command, self.path, self.headers.get("metadata-flavor"), body)
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("metadata-flavor", service.flavor)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            status, content = service.answer(self.command, self.path, self.headers.get("metadata-flavor"), self.body())
+            self.answer(status, content, {"content-type": "application/json", "metadata-flavor": service.flavor})
 
         do_GET = do_POST = _answer
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Not to stderr."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    service = TokenService(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(Tokens) as url:
+        service = TokenService(url)
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def write_key_file(path: Path, token_uri: str, **other: object) -> Path:

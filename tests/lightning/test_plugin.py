@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 import pickle
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -26,6 +23,7 @@ from s3dlio.compat.s3torchconnector import S3ClientConfig, S3Exception
 from s3dlio.compat.s3torchconnector import lightning as ours
 from s3dlio.compat.s3torchconnector.lightning import S3LightningCheckpoint
 
+from ..interpreter import run_python
 from ..servers.seaweedfs import SeaweedFS
 from .training import ADVICE, STEPS, Classifier, examples
 
@@ -162,15 +160,8 @@ def test_processes_that_lightning_forks_save_and_hand_the_weights_back(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def _python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=dict(os.environ),
-    )
+def _printed(code: str) -> str:
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -186,7 +177,7 @@ try:
 except ModuleNotFoundError as error:
     print(error.name)
 """
-    assert _python(code) == "lightning\n"
+    assert _printed(code) == "lightning\n"
 
 
 def test_neither_lightning_nor_distributed_checkpoints_are_imported_unasked() -> None:
@@ -196,4 +187,4 @@ import s3dlio.compat.s3torchconnector
 heavy = "lightning", "torch.distributed.checkpoint", f"{s3dlio.compat.__name__}.s3torchconnector.dcp"
 print([name for name in sys.modules if name in heavy])
 """
-    assert _python(code) == "[]\n"
+    assert _printed(code) == "[]\n"

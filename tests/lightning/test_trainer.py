@@ -59,10 +59,10 @@ def test_each_epochs_checkpoint_takes_the_place_of_the_older_one(
 
 
 def test_checkpoints_go_below_a_root_in_a_bucket(data: str, bucket: str, plugin: S3LightningCheckpoint) -> None:
-    run = trainer(plugin, default_root_dir=f"s3://{bucket}/root", enable_checkpointing=True, max_epochs=1)
+    run = trainer(plugin, default_root_dir=f"s3://{bucket}/runs", enable_checkpointing=True, max_epochs=1)
     run.fit(Classifier(), ResumableLoader(data))
-    (saved,) = s3dlio.list(f"s3://{bucket}/root/")
-    assert saved.key == f"root/checkpoints/epoch=0-step={STEPS}.ckpt"
+    (saved,) = s3dlio.list(f"s3://{bucket}/runs/")
+    assert saved.key == f"runs/checkpoints/epoch=0-step={STEPS}.ckpt"
 
 
 def test_a_second_run_sees_the_checkpoints_of_the_first(data: str, folder: str, plugin: S3LightningCheckpoint) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .kit import TEXT, Body, Library, Place, case, refuse, tried
+from ..standin import refuse
+from .kit import TEXT, Body, Library, Place, case, tried
 
 # --- the reader for distributed checkpoints, made by hand ------------------------------------------------------------
 

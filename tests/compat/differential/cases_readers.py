@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..standin import refuse
 from .contents import LARGE
-from .kit import Library, Place, case, generic_over, refuse, tried
+from .kit import Library, Place, case, generic_over, tried
 
 
 def _open(lib: Library, at: Place, key: str, constructor: Any = None, **config: Any) -> Any:

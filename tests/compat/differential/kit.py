@@ -14,11 +14,9 @@ import importlib
 import io
 import itertools
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +31,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from s3dlio.compat import s3torchconnector as compat
 
+from ...servers.loopback import Handler, listening
 from ...servers.seaweedfs import SeaweedFS
 
 REGION = "us-east-1"
@@ -394,11 +393,6 @@ def generic_over(lib: Library, data: bytes = TEXT) -> list[Any]:
     return [sequential_over(lib, Body(data)), *(ranged_over(lib, Body(data), size) for size in (None, 5, 0))]
 
 
-def refuse(*_: object) -> Any:
-    """In place of a function that must not be called."""
-    raise AssertionError("nothing may be asked for here")
-
-
 @contextmanager
 def process_group(rank: int, world_size: int) -> Iterator[None]:
     """This process as one of many, while the block runs. The others are not there."""
@@ -425,31 +419,16 @@ def refusing(status: int, code: str) -> Iterator[Listener]:
     """A server that answers every request with one error of S3, while the block runs."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Refusal(Handler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.body()
             listener.requests.append(
                 (self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
             )
-            self.send_response(status)
-            self.send_header("content-type", "application/xml")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            self.answer(status, body, {"content-type": "application/xml"})
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Not to stderr."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener = Listener(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(Refusal) as endpoint:
+        listener = Listener(endpoint)
         yield listener
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
