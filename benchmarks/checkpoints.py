@@ -1,9 +1,9 @@
 """Compare distributed checkpoints with s3torchconnector's: `python -m benchmarks.checkpoints --help`.
 
 Four ranks under torchrun save a state of 1 GiB, sharded by rows, and load it into tensors that have their memory
-already. Every measurement is a fresh job with a fresh path on the same SeaweedFS, and the libraries take turns. The
-server shares the processors with the ranks and costs more than they do, most of all when it is written to; where there
-is a file system in memory (`--folder /dev/shm`), its disk is at least no part of it.
+already. Every measurement is a fresh job on a SeaweedFS of its own, and the libraries take turns. The server shares the
+processors with the ranks and costs more than they do, most of all when it is written to; where there is a file system
+in memory (`--folder /dev/shm`), its disk is at least no part of it.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def cases(mebibytes: int) -> list[CheckpointCase]:
     ]
 
 
-def measure(library: str, case: CheckpointCase, server: SeaweedFS, number: int) -> Job:
+def measure(library: str, case: CheckpointCase, server: SeaweedFS) -> Job:
     """One job. Errors: `subprocess.SubprocessError`; what went wrong is on stderr."""
     settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     environment = without_cloud_variables(os.environ) | server.environment() | settings
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     with tempfile.TemporaryDirectory() as results:
-        rank = ["-m", "benchmarks.checkpoint_ranks", LIBRARIES[library], f"s3://{BUCKET}/{number}"]
+        rank = ["-m", "benchmarks.checkpoint_ranks", LIBRARIES[library], f"s3://{BUCKET}/checkpoint"]
         command = [*launcher, *rank, json.dumps(asdict(case)), results]
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=TIME_LIMIT)
         found = [json.loads((Path(results) / f"{rank}.json").read_text()) for rank in range(RANKS)]
@@ -82,10 +82,12 @@ def run(plan: Sequence[CheckpointCase], rounds: int, folder: Path | None) -> lis
     turns = [(library, case) for _ in range(rounds) for case in plan for library in LIBRARIES]
     if folder is not None:
         tempfile.tempdir = str(folder)
-    with seaweedfs() as server:
-        server.create_bucket(BUCKET)
-        progress = tqdm(turns, desc="measuring", disable=None)
-        return [measure(library, case, server, number) for number, (library, case) in enumerate(progress)]
+    jobs: list[Job] = []
+    for library, case in tqdm(turns, desc="measuring", disable=None):
+        with seaweedfs() as server:  # what it holds in memory grows with all that was ever written
+            server.create_bucket(BUCKET)
+            jobs.append(measure(library, case, server))
+    return jobs
 
 
 def table(case: CheckpointCase, jobs: Sequence[Job]) -> Iterator[str]:
