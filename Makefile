@@ -1,4 +1,4 @@
-# make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, import-linter
+# make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, pyright, import-linter
 # make test   all tests, against real servers on this machine                make bench  compare with other clients
 #
 # Each installs what it needs into .venv, once, and again when pyproject.toml or constraints.txt change.
@@ -25,6 +25,7 @@ lint: $(VENV)/test,lint.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/bench.installed

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from tests.servers.process import HOST, without_cloud_variables
 
-from .cases import Case, cases
+from .cases import Case, Measurement, cases
 from .clients import CLIENTS
-from .measure import Measurement
 from .objects import write_objects
 from .report import Results
 from .servers import ROOT, Server, fast_server, slow_server

@@ -1,8 +1,13 @@
-"""What is measured."""
+"""What is measured, and what is found."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from .usage import begin_peak, cpu_seconds, memory
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -29,6 +34,49 @@ class Case:
     @property
     def is_large(self) -> bool:
         return self.size >= 16 * MiB
+
+
+@dataclass
+class Measurement:
+    """What one client did with one case. CPU time is that of all threads, of the client alone."""
+
+    client: str
+    case: str
+    version: str
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    objects: int = 0
+    bytes: int = 0
+    peak_bytes: int = 0
+    """Growth of the resident set, at its largest, since before the first object was read."""
+
+
+@dataclass
+class Job:
+    """What a client is given: the case, a clock, and a place to count what was read."""
+
+    case: Case
+    result: Measurement
+    _resident: int = 0
+
+    def count(self, size: int) -> None:
+        """One object of `size` bytes was read."""
+        self.result.objects += 1
+        self.result.bytes += size
+
+    def start(self) -> None:
+        """The client is loaded; the first object has not been asked for."""
+        self._resident = begin_peak()
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """The part that counts, after the warm-up."""
+        self.result.objects = self.result.bytes = 0
+        cpu, begin = cpu_seconds(), time.perf_counter()
+        yield
+        self.result.seconds = time.perf_counter() - begin
+        self.result.cpu_seconds = cpu_seconds() - cpu
+        self.result.peak_bytes = memory("VmHWM") - self._resident
 
 
 LATENCY = 0.020

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from .measure import begin_peak, cpu_seconds, memory
+from .usage import begin_peak, cpu_seconds, memory
 
 REGION = "us-east-1"
 COLUMNS = 4096

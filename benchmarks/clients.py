@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from .measure import Job
+from .cases import Job
 
 _POOLED_TASKS = 16
 _PEER_THREADS = 4
@@ -64,7 +63,7 @@ def _pooled(job: Job) -> None:
     import trio
 
     import s3dlio
-    from s3dlio.alignment.buffers import BufferPool
+    from s3dlio.alignment import BufferPool
 
     case = job.case
     tasks = 1 if case.is_large else _POOLED_TASKS

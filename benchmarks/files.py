@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from s3dlio.stores.local import LocalStore
+    from s3dlio.stores import LocalStore
 
 ROOT = Path(__file__).parents[1]
 KiB, MiB = 1 << 10, 1 << 20
@@ -114,22 +114,20 @@ Verb = Callable[["LocalStore", str, memoryview], Awaitable[object]]
 
 def _store(scheme: str, folder: str, lanes: int = DEPTH) -> LocalStore:
     """With `lanes` blocks of a file under way at once, over all files :data:`DEPTH`."""
-    from s3dlio.config import Config
-    from s3dlio.stores.direct import DirectStore
-    from s3dlio.stores.local import LocalStore
+    from s3dlio import Config
+    from s3dlio.stores import DirectStore, LocalStore
 
     config = Config(parts_in_flight=lanes, file_threads=DEPTH, durable="file")
     return DirectStore(folder, config) if scheme == "direct" else LocalStore(folder, config)
 
 
 def _run(job: Job, store: LocalStore, verb: Verb, tasks: int = 1, *, writes: bool = False) -> Result:
-    """Every file, by several tasks; one buffer, whose pages are mapped, serves all."""
+    """Every file, by several tasks; one buffer serves all. Its pages are mapped by the first of the two times."""
     import trio
 
-    from s3dlio.alignment.buffers import AlignedBuffer
+    from s3dlio.alignment import AlignedBuffer
 
     buffer = AlignedBuffer(job.size)
-    buffer.prefault()
 
     async def work() -> None:
         names = iter(job.names)

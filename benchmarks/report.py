@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .cases import Case, MiB
+from .cases import Case, Measurement, MiB
 from .clients import CLIENTS, PEERS
-from .measure import Measurement
 
 REFERENCE = "s3torchconnector"
 

@@ -6,23 +6,13 @@ Three ways in, one engine:
     s3dlio.get("s3://bucket/key")                                   notebooks and scripts: blocking calls
     async with s3dlio.open_store("s3://bucket/prefix") as store:    Trio: the engine itself
 
-The layers, each importing only those below it:
-
-    compat, blocking            what users call
-    readahead, gather, session  stores behind the portal; bodies and ranges fetched ahead
-    portal, transfer, urls      one Trio thread per process; parallel parts; URIs to stores
-    stores                      S3, memory: requests and answers
-    transport.service           signed, retried, resumed
-    transport, auth             HTTP/1.1 into the caller's memory; signatures, credentials
-    alignment                   page-aligned buffers, checksum kernels
-    config, errors, model       plain values
+Public are this package, :mod:`s3dlio.stores`, :mod:`s3dlio.alignment`, :mod:`s3dlio.blocking` and
+:mod:`s3dlio.compat`. How it is built stands in the README; a walk through it is `docs/design.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .config import Config
 from .errors import (
@@ -53,9 +43,12 @@ from .errors import (
     UploadNotFoundError,
     WrongRegionError,
 )
+from .lazy import attach
 from .model import (
     BoundedRange,
+    GetOptions,
     GetResult,
+    ListOptions,
     ListPage,
     ObjectMeta,
     OffsetRange,
@@ -63,6 +56,7 @@ from .model import (
     PutOptions,
     PutResult,
     RestoreStatus,
+    Sink,
     SuffixRange,
     Upload,
 )
@@ -71,24 +65,12 @@ from .version import __version__
 if TYPE_CHECKING:
     from .blocking import delete, exists, get, list, put, stat
     from .stores.store import ObjectStore
+    from .transfer import ParallelStore, PartWriter
     from .urls import open_store
 
-_ON_FIRST_USE = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat"), "blocking")
-_ON_FIRST_USE |= {"ObjectStore": "stores.store", "open_store": "urls"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs Trio when it is first used: importing the package costs next to nothing."""
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> Iterable[str]:
-    return sorted({*globals(), *_ON_FIRST_USE})
-
+_VERBS = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat"), "blocking")
+_STORES = {"ObjectStore": "stores.store", "ParallelStore": "transfer", "PartWriter": "transfer", "open_store": "urls"}
+__getattr__, __dir__ = attach(__name__, _VERBS | _STORES)
 
 __all__ = [
     "AlreadyExistsError",
@@ -99,10 +81,12 @@ __all__ = [
     "ConnectTimeoutError",
     "ConnectionFailedError",
     "ErrorContext",
+    "GetOptions",
     "GetResult",
     "IntegrityError",
     "InvalidKeyError",
     "InvalidUriError",
+    "ListOptions",
     "ListPage",
     "NoCredentialsError",
     "NotFoundError",
@@ -111,7 +95,9 @@ __all__ = [
     "ObjectMeta",
     "ObjectStore",
     "OffsetRange",
+    "ParallelStore",
     "Part",
+    "PartWriter",
     "PermissionDeniedError",
     "PreconditionFailedError",
     "ProfileNotFoundError",
@@ -122,6 +108,7 @@ __all__ = [
     "RequestError",
     "RestoreStatus",
     "ServerError",
+    "Sink",
     "StallError",
     "StoreError",
     "SuffixRange",

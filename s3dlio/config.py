@@ -1,7 +1,7 @@
 """Every setting: its name, its environment variable, its default, in one place.
 
 A :class:`Config` is frozen, hashable and holds no secret; credentials are found when they are needed, see
-:mod:`s3dlio.auth.credentials`. A field that is not given, or `None`, comes from the first of its environment variables
+:mod:`s3dlio.auth.aws`. A field that is not given, or `None`, comes from the first of its environment variables
 that is set and not empty, else from its default. The environment is read when the `Config` is made, so a notebook may
 change it between two stores.
 """
@@ -76,7 +76,10 @@ class Config:
     """Most ranges or parts of large objects under way at once, over all objects of a store."""
 
     memory_limit: int = _setting(256 * MiB, "S3DLIO_MEMORY_LIMIT")
-    """Most bytes in pooled buffers and in bodies read ahead."""
+    """Half of this is the most that one sequence of reads fetches ahead of its consumer, so that two can go side
+    by side: a pass over a data set, a batch of its objects, the load of a checkpoint. One body or range that is larger
+    comes alone. What was handed over, single reads and writers are not counted; a writer of small pieces holds up to
+    `parts_in_flight` + 1 parts."""
 
     file_threads: int = _setting(16, "S3DLIO_FILE_THREADS")
     """Most threads that one `file://` or `direct://` store works on files with."""

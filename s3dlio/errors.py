@@ -229,6 +229,12 @@ _BY_STATUS: dict[int, type[StoreError]] = {
 }
 
 
+def shown(text: str, most: int = 500) -> str:
+    """A stranger's text as an error may show it: one line, printable, of at most `most` characters."""
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def error_class(status: int, code: str | None) -> type[StoreError]:
     """The class for an error answer: by the service's code, else by the status."""
     known = _BY_CODE.get(code or "") or _BY_STATUS.get(status)

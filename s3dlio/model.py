@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +111,38 @@ Sink = Callable[[GetResult], memoryview]
 
 
 @dataclass(frozen=True, slots=True)
+class GetOptions:
+    """What to read: a range, or all; and of which version, by etag.
+
+    With `if_match`, an object that was replaced is an `ObjectChangedError`, also in mid-body. With `if_none_match`, one
+    that is still of that etag is a `NotModifiedError`.
+    """
+
+    byte_range: GetRange | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """What a page of a listing shows.
+
+    With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Keys up to
+    `start_after` are passed over; `token`, from the page before, continues a listing. At most `limit` entries (1 to
+    1000).
+    """
+
+    delimiter: str = ""
+    start_after: str = ""
+    token: str | None = None
+    limit: int = 1000
+
+    def after(self, page: ListPage) -> ListOptions | None:
+        """The same for the page after `page`; `None` where that is the last."""
+        return replace(self, token=page.token) if page.token is not None else None
+
+
+@dataclass(frozen=True, slots=True)
 class PutOptions:
     """How an object is written. `if_none_match` writes only where no object is; `if_match` only over that etag.
 
@@ -165,3 +197,8 @@ class ListPage:
     objects: tuple[ObjectMeta, ...]
     prefixes: tuple[str, ...] = ()
     token: str | None = None
+
+
+DEFAULT_GET = GetOptions()
+DEFAULT_LIST = ListOptions()
+DEFAULT_PUT = PutOptions()

@@ -16,12 +16,12 @@ from contextlib import asynccontextmanager
 import trio
 
 from .alignment.buffers import AlignedBuffer, fresh_bytes
+from .config import MiB
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
-from .model import BoundedRange, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload
-from .stores.store import DEFAULT_PUT, ObjectStore, exactly
+from .model import DEFAULT_PUT, BoundedRange, GetOptions, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload
+from .stores.store import ObjectStore, exactly
 from .stores.wrapper import WrapperStore
 
-MiB = 1 << 20
 MIN_PART = 5 * MiB
 MAX_PART = 5 << 30
 MAX_PARTS = 10_000
@@ -68,20 +68,26 @@ def first_error(errors: Sequence[BaseException]) -> BaseException:
 
 
 class ParallelStore(WrapperStore):
-    """`inner`, with large objects moved in parallel parts.
+    """What :func:`s3dlio.open_store` returns: the store `inner`, with large objects moved in parallel parts.
 
-    `part_size` is in bytes; `parts_in_flight` bounds the parts under way, over all objects. The first part of a read,
-    which may be all there is, does not count.
+    Objects above `part_size` bytes are read in ranges and written in parts of that size (5 MiB at least, larger where
+    10,000 parts would not hold the object). `parts_in_flight` bounds the parts under way, over all objects. The first
+    part of a read, which may be all there is, does not count. Errors: each method raises `StoreError`, as
+    :class:`ObjectStore` says.
     """
 
     def __init__(self, inner: ObjectStore, *, part_size: int, parts_in_flight: int) -> None:
         super().__init__(inner)
-        self.part_size = part_size
+        self._part_size = part_size
         self._limiter = trio.CapacityLimiter(parts_in_flight)
 
     async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
-        """The whole object. `known`, from a listing, has all ranges asked for at once; a stale one does no harm."""
-        if known is not None and known.size <= self.part_size:
+        """The whole object `key`.
+
+        `known`, from a listing, has all ranges asked for at once; a stale one does no harm. `if_match` is the etag of
+        the version to read. Errors: `NotFoundError`; `ObjectChangedError` where the object was replaced.
+        """
+        if known is not None and known.size <= self._part_size:
             return await self.inner.get(key, if_match=if_match)
         if known is None or known.etag is None:
             return await self._get_unknown(key, if_match)
@@ -108,40 +114,45 @@ class ParallelStore(WrapperStore):
                 return view[: coming.end]
 
             try:
-                first = BoundedRange(0, self.part_size)
-                await self.inner.fetch(key, sink, byte_range=first, if_match=if_match)
+                first = BoundedRange(0, self._part_size)
+                await self.inner.fetch(key, sink, GetOptions(first, if_match))
             except RangeError:
                 return await self.inner.get(key, if_match=if_match)
         return data
 
     async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
-        """Fill `view` from `start`: see :meth:`ObjectStore.get_into`."""
+        """Fill `view` (writable, contiguous) with the bytes of `key` from `start`.
+
+        `if_match` is the etag of the version to read. The result tells the version and the bytes. Errors:
+        `NotFoundError`; `IntegrityError` where the object ends before the view is full; `ObjectChangedError`.
+        """
         flat = view.cast("B")
-        if len(flat) <= self.part_size:
+        if len(flat) <= self._part_size:
             return await self.inner.get_into(key, flat, start=start, if_match=if_match)
         async with sibling_tasks() as nursery:
 
             def sink(coming: GetResult) -> memoryview:
-                meta, size = coming.meta, self.part_size
+                meta, size = coming.meta, self._part_size
                 exactly(flat)(GetResult(meta, start, min(start + len(flat), meta.size)))
                 nursery.start_soon(self._fill, key, flat[size:], start + size, meta.etag or if_match)
                 return flat[:size]
 
-            first = BoundedRange(start, start + self.part_size)
-            result = await self.inner.fetch(key, sink, byte_range=first, if_match=if_match)
+            first = BoundedRange(start, start + self._part_size)
+            result = await self.inner.fetch(key, sink, GetOptions(first, if_match))
         return GetResult(result.meta, start, start + len(flat))
 
     async def _fill(self, key: str, view: memoryview, start: int, etag: str | None) -> None:
-        parts = plan_ranges(0, len(view), self.part_size)
+        parts = plan_ranges(0, len(view), self._part_size)
         await self.get_pieces(key, ((start + first, view[first:end]) for first, end in parts), if_match=etag)
 
     async def get_pieces(
         self, key: str, pieces: Iterable[tuple[int, memoryview]], *, if_match: str | None = None
     ) -> ObjectMeta | None:
-        """Fill each view, of at most a part, with the bytes from its start: one request each, all of one version.
+        """Fill views with bytes of `key`, one request each, all of one version.
 
-        The metadata of that version; `None` where there are no pieces. Errors: `ObjectChangedError` where the answers
-        are of two versions; what :meth:`get_into` raises.
+        `pieces` are pairs of a first byte and a view of at most a part; they are drawn as their requests begin.
+        `if_match` is the etag of the version to read. Returns the metadata of that version, `None` where there are no
+        pieces. Errors: `ObjectChangedError` where the answers are of two versions; what :meth:`get_into` raises.
         """
         metas: list[ObjectMeta] = []
         async with sibling_tasks() as nursery:
@@ -162,10 +173,15 @@ class ParallelStore(WrapperStore):
         finally:
             self._limiter.release_on_behalf_of(token)
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
-        """Write an object of up to 5 TiB: in one request, or as parts sent from where `data` lies."""
+    async def put(self, key: str, data: bytes | bytearray | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write the object `key`: in one request, or as parts sent from where `data` lies. It appears whole.
+
+        `data` is contiguous, of up to 5 TiB, and must not change meanwhile. `options` are the object's headers and what
+        has to be there before. Errors: `PreconditionFailedError`, `AlreadyExistsError`; `RequestError` for too large an
+        object; then nothing was written.
+        """
         view = memoryview(data).cast("B")
-        part_size = part_size_for(len(view), self.part_size)
+        part_size = part_size_for(len(view), self._part_size)
         if len(view) <= part_size:
             return await self.inner.put(key, view, options)
         async with self.open_writer(key, options, part_size=part_size) as writer:
@@ -176,32 +192,36 @@ class ParallelStore(WrapperStore):
     async def open_writer(
         self, key: str, options: PutOptions = DEFAULT_PUT, *, part_size: int | None = None
     ) -> AsyncIterator[PartWriter]:
-        """A writer of an object whose length need not be known. The object appears when the block ends without error.
+        """A writer of the object `key`, whose length need not be known. It appears when the block ends without error.
 
-        Errors: `StoreError`; then, and when the block raises or is cancelled, no object appears.
+        `options` are as in :meth:`put`, `part_size` is in bytes, by default the store's. Errors: `StoreError`; then,
+        and when the block raises or is cancelled, no object appears.
         """
-        writer = PartWriter(self.inner, key, options, part_size or self.part_size, self._limiter)
+        writer = PartWriter(self.inner, key, options, part_size or self._part_size, self._limiter)
         try:
-            async with sibling_tasks() as nursery:
-                writer.begin(nursery)
+            async with sibling_tasks() as writer._nursery:
                 yield writer
-                await writer.finish_parts()
-            await writer.publish()
+                await writer._finish_parts()
+            await writer._publish()
         except BaseException as error:
             with trio.move_on_after(_ABORT_TIME, shield=True):
-                await writer.discard(error)
+                await writer._discard(error)
             raise
         finally:
-            writer.let_go()
+            writer._let_go()
 
 
 class PartWriter:
-    """The upload of one object in parts: written bytes leave as soon as a part is full.
+    """The upload of the object `key` to `store`, with `options`, as :meth:`ParallelStore.open_writer` begins it.
+
+    Written bytes leave as soon as a part of `part_size` bytes is full, as many parts at once as `limiter` lets. `size`
+    is how many bytes were written; `result` tells the version, once the block has ended.
 
     What :meth:`write` is given may be reused when it returns: whole parts of it are sent from where they lie, and
     waited for; the rest is copied, once, into buffers of the writer's own, which are used again when their part is sent
-    (fresh memory costs more than the copy). Small objects become a single PUT. A write that fails or is cancelled
-    leaves a hole, so the object is not made then, whatever is written afterwards.
+    (fresh memory costs more than the copy). One more of them exists at most than parts are in flight. Small objects
+    become a single PUT. A write that fails or is cancelled leaves a hole, so the object is not made then, whatever is
+    written afterwards.
     """
 
     def __init__(
@@ -223,14 +243,11 @@ class PartWriter:
         self._nursery: trio.Nursery | None = None
         self._failure: StoreError | None = None
 
-    def begin(self, nursery: trio.Nursery) -> None:
-        """Take the nursery that parts are sent in."""
-        self._nursery = nursery
-
     def absorb(self, data: memoryview) -> bool:
-        """Append `data` without waiting, where it does not fill a part; whether it did.
+        """Append `data`, of format 'B', without waiting, where it does not fill a part; whether that was done.
 
-        The caller may be in another thread, as long as nothing else is asked of the writer meanwhile.
+        The caller may be in another thread, as long as nothing else is asked of the writer meanwhile. Errors: `OSError`
+        where there is no memory; then no object is made.
         """
         size = self.size + len(data)
         usable = self._failure is None and self._nursery is not None and size <= MAX_OBJECT
@@ -245,8 +262,12 @@ class PartWriter:
             self._failed(error)
             raise
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append `data`. Errors: the `StoreError` of a part that failed, of this write or of an earlier one."""
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, a contiguous buffer.
+
+        Errors: the `StoreError` of a part that failed, of this write or of an earlier one; `RequestError` beyond 5 TiB;
+        `trio.ClosedResourceError` after the block.
+        """
         view = memoryview(data).cast("B")
         nursery = await self._usable()
         if self.absorb(view):
@@ -340,21 +361,21 @@ class PartWriter:
         try:
             self._parts.append(await self._store.upload_part(upload, number, data))
             if buffer is not None:
-                self._idle.append(buffer)
+                self._idle.append(buffer)  # before the limiter lets the next part begin, or that makes one more
         except BaseException as error:
             self._failed(error)
             raise
         finally:
             self._limiter.release_on_behalf_of(token)
 
-    async def finish_parts(self) -> None:
+    async def _finish_parts(self) -> None:
         """Send what is left of a multipart upload."""
         nursery = await self._usable()
         if self._upload is not None and self._pending_size:
             await self._send_pending(nursery)
         self._nursery = None
 
-    async def publish(self) -> None:
+    async def _publish(self) -> None:
         """Make the object."""
         if self._upload is None:
             self.result = await self._store.put(self._key, self._kept(), self._options)
@@ -362,11 +383,11 @@ class PartWriter:
             parts = sorted(self._parts, key=lambda part: part.number)
             self.result = await self._store.complete_upload(self._upload, parts)
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Forget the buffers, as the writer itself may be kept for long."""
         self._pending, self._idle = None, []
 
-    async def discard(self, reason: BaseException) -> None:
+    async def _discard(self, reason: BaseException) -> None:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""
         self._failed(reason)
         try:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from . import stores
 from .config import Config
 from .errors import InvalidUriError
 from .stores.store import ObjectStore
@@ -33,68 +34,36 @@ class _Kind(NamedTuple):
 
 def _split_bucket(rest: str, _config: Config | None) -> tuple[str, str]:
     bucket, _, key = rest.partition("/")
+    return _name(bucket), key
+
+
+def _name(bucket: str) -> str:
     if "@" in bucket or "?" in bucket:
         raise InvalidUriError("a URI holds no user, password or query")
-    return bucket, key
+    return bucket
 
 
 def _split_azure(rest: str, config: Config | None) -> tuple[str, str]:
-    from .auth.azure_credentials import azure_account
-    from .stores.azure_route import split_uri
+    from .auth.azure import azure_account
+    from .stores.azure.route import split_uri
 
     return split_uri(rest, azure_account(config or Config()).name)
 
 
 def _split_file(rest: str, _config: Config | None) -> tuple[str, str]:
-    from .stores.local_paths import split_file_uri
+    from .stores.local.paths import split_file_uri
 
     return split_file_uri(rest)
 
 
-def _open_s3(bucket: str, config: Config) -> ObjectStore:
-    from .stores.s3 import S3Store
-
-    return S3Store(bucket, config)
-
-
-def _open_azure(bucket: str, config: Config) -> ObjectStore:
-    from .stores.azure import AzureStore
-
-    return AzureStore(bucket, config)
-
-
-def _open_gcs(bucket: str, config: Config) -> ObjectStore:
-    from .stores.gcs import GCSStore
-
-    return GCSStore(bucket, config)
-
-
-def _open_file(root: str, config: Config) -> ObjectStore:
-    from .stores.local import LocalStore
-
-    return LocalStore(root, config)
-
-
-def _open_direct(root: str, config: Config) -> ObjectStore:
-    from .stores.direct import DirectStore
-
-    return DirectStore(root, config)
-
-
-def _open_memory(bucket: str, _config: Config) -> ObjectStore:
-    from .stores.memory import MemoryStore
-
-    return MemoryStore(bucket)
-
-
 _KINDS = {
-    "s3": _Kind(_split_bucket, _open_s3),
-    "az": _Kind(_split_azure, _open_azure),
-    "abfss": _Kind(_split_azure, _open_azure),
-    "gs": _Kind(_split_bucket, _open_gcs),
-    "file": _Kind(_split_file, _open_file),
-    "direct": _Kind(_split_file, _open_direct),
-    "memory": _Kind(_split_bucket, _open_memory),
+    "s3": _Kind(_split_bucket, lambda bucket, config: stores.S3Store(_name(bucket), config)),
+    "az": _Kind(_split_azure, lambda bucket, config: stores.AzureStore(bucket, config)),
+    "abfss": _Kind(_split_azure, lambda bucket, config: stores.AzureStore(bucket, config)),
+    "gs": _Kind(_split_bucket, lambda bucket, config: stores.GCSStore(_name(bucket), config)),
+    "file": _Kind(_split_file, lambda root, config: stores.LocalStore(root, config)),
+    "direct": _Kind(_split_file, lambda root, config: stores.DirectStore(root, config)),
+    "memory": _Kind(_split_bucket, lambda bucket, _config: stores.MemoryStore(_name(bucket))),
 }
 
 SCHEMES = frozenset(_KINDS)
@@ -103,15 +72,24 @@ SCHEMES = frozenset(_KINDS)
 
 @dataclass(frozen=True, slots=True)
 class Uri:
-    """A URI's parts. `key` may be empty or a prefix."""
+    """A URI's parts: a known `scheme`, a `bucket`, and a `key`, which may be empty or a prefix.
+
+    What takes a URI takes it in parts too, and does not cut it again. Errors: `InvalidUriError` for another scheme, and
+    without a bucket.
+    """
 
     scheme: str
     bucket: str
     key: str
 
+    def __post_init__(self) -> None:
+        _kind(self.scheme, str(self))
+        if not self.bucket:
+            raise InvalidUriError(f"the URI names no bucket: {_shown(str(self))!r}")
+
     @property
     def root(self) -> str:
-        """The bucket's URI."""
+        """The bucket's URI, as text."""
         return f"{self.scheme}://{self.bucket}"
 
     def __str__(self) -> str:
@@ -119,23 +97,28 @@ class Uri:
 
 
 def parse_uri(uri: str, config: Config | None = None) -> Uri:
-    """A URI of a known scheme, with a bucket. `config` may name the account. Errors: `InvalidUriError`."""
+    """The parts of `uri`. `config`, by default made of the environment, may name the account of `az://container`.
+
+    Errors: `InvalidUriError`; `ConfigError` where the account's settings cannot be read.
+    """
     scheme, separator, rest = uri.partition("://")
-    if not separator or scheme not in _KINDS:
-        known = ", ".join(f"{name}://" for name in _KINDS)
-        raise InvalidUriError(f"not a URI of a known scheme ({known}): {_shown(uri)!r}")
-    bucket, key = _KINDS[scheme].split(rest, config)
-    if not bucket:
-        raise InvalidUriError(f"the URI names no bucket: {_shown(uri)!r}")
+    bucket, key = _kind(scheme if separator else "", uri).split(rest, config)
     return Uri(scheme, bucket, key)
 
 
-def parse_object_uri(uri: str) -> Uri:
-    """A URI that names one object. Errors: `InvalidUriError`."""
-    parsed = parse_uri(uri)
+def parse_object_uri(uri: str, config: Config | None = None) -> Uri:
+    """The parts of a `uri` that names one object; `config` and errors are as in :func:`parse_uri`."""
+    parsed = parse_uri(uri, config)
     if not parsed.key:
         raise InvalidUriError(f"the URI names a bucket, but no key in it: {_shown(uri)!r}")
     return parsed
+
+
+def _kind(scheme: str, uri: str) -> _Kind:
+    if scheme not in _KINDS:
+        known = ", ".join(f"{name}://" for name in _KINDS)
+        raise InvalidUriError(f"not a URI of a known scheme ({known}): {_shown(uri)!r}")
+    return _KINDS[scheme]
 
 
 def _shown(uri: str) -> str:
@@ -143,17 +126,18 @@ def _shown(uri: str) -> str:
     return "..." if "@" in uri else uri.partition("?")[0]
 
 
-def open_store(uri: str, config: Config | None = None, **settings: Any) -> ParallelStore:
+def open_store(uri: str | Uri, config: Config | None = None, **settings: Any) -> ParallelStore:
     """The store at `uri`, for `async with` inside a Trio run; keys are relative to the URI.
 
-    A path in the URI is a folder: below `s3://bucket/train`, the key `a.jpg` is the object `train/a.jpg`. `settings`
-    are fields of :class:`s3dlio.Config`. No I/O happens before the first request. Errors: `InvalidUriError`,
-    `ConfigError`.
+    A path in the URI is a folder: below `s3://bucket/train`, the key `a.jpg` is the object `train/a.jpg`. `config` is
+    how the store is reached and how hard it is driven; `settings` are fields of :class:`s3dlio.Config`, in its place.
+    No I/O happens before the first request. Errors: `InvalidUriError`, `ConfigError`; `TypeError` where both are given,
+    and for a setting there is not.
     """
     if config is not None and settings:
         raise TypeError("give a Config or single settings, not both")
     config = config or Config(**settings)
-    parsed = parse_uri(uri, config)
+    parsed = parse_uri(uri, config) if isinstance(uri, str) else uri
     store = _KINDS[parsed.scheme].open(parsed.bucket, config)
     folder = parsed.key if not parsed.key or parsed.key.endswith("/") else f"{parsed.key}/"
     inner = PrefixStore(store, folder) if folder else store

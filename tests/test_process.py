@@ -142,8 +142,9 @@ trio.run(main)
 _MANY_BODIES = """
 import json, resource, sys
 from s3dlio.config import Config
-from s3dlio.readahead import ReadAhead, Want
-from s3dlio.session import blocking_store
+from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.store import BlockingStore
+from s3dlio.urls import parse_uri
 
 uri, keys, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
@@ -151,7 +152,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
-store = blocking_store(uri, Config())
+store = BlockingStore(parse_uri(uri), Config())
 metas = [item for page in store.list_pages() for item in page.objects]
 assert len(metas) == keys
 before, highest, done = resident(), 0, 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from s3dlio.config import Config
@@ -36,7 +38,19 @@ def test_what_is_no_uri_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="URI") as caught:
         parse_uri(uri)
     assert isinstance(caught.value, InvalidUriError)
-    assert repr(uri) in str(caught.value)
+    assert repr(uri).rstrip("'") in str(caught.value)
+
+
+@pytest.mark.parametrize("parts", [("ftp", "b", "key"), ("", "b", "key"), ("s3", "", "key"), ("file", "", "")])
+def test_parts_are_of_a_known_scheme_and_name_a_bucket(parts: tuple[str, str, str]) -> None:
+    with pytest.raises(InvalidUriError, match="URI"):
+        Uri(*parts)
+
+
+def test_parts_are_a_value() -> None:
+    parsed = parse_uri("s3://b/key")
+    assert pickle.loads(pickle.dumps(parsed)) == parsed
+    assert {parsed: 1}[Uri("s3", "b", "key")] == 1
 
 
 def test_an_unknown_scheme_is_told_the_known_ones() -> None:
@@ -71,6 +85,14 @@ def test_no_secret_in_a_uri_is_shown(uri: str) -> None:
     assert "CAN" not in str(caught.value) + repr(caught.value)
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs", "memory"])
+@pytest.mark.parametrize("bucket", ["user:CANARY@bucket", "bucket?sig=CANARY"])
+def test_no_secret_in_the_parts_of_a_uri_is_shown(scheme: str, bucket: str) -> None:
+    with pytest.raises(InvalidUriError) as caught:
+        open_store(Uri(scheme, bucket, "key"))
+    assert "CAN" not in str(caught.value) + repr(caught.value)
+
+
 @pytest.mark.parametrize("bucket", ["a..b", "-a", "a b", "a%2Fb", "a#b", "ü", "a\\b", "x" * 256])
 def test_a_bucket_that_would_change_the_request_is_refused(bucket: str) -> None:
     with pytest.raises(InvalidUriError, match="bucket"):
@@ -94,9 +116,15 @@ async def test_without_a_path_keys_are_the_buckets(uri: str) -> None:
         assert store.uri == "memory://b"
 
 
+async def test_parts_are_opened_as_they_are() -> None:
+    async with open_store(Uri("memory", "b/not/cut", "train")) as store:
+        assert isinstance(store.inner, PrefixStore)
+        assert (store.inner.inner.uri, store.inner.prefix) == ("memory://b/not/cut", "train/")
+
+
 def test_settings_reach_the_store() -> None:
-    assert open_store("memory://b", part_size=123).part_size == 123
-    assert open_store("memory://b", Config(part_size=456)).part_size == 456
+    assert open_store("memory://b", part_size=123)._part_size == 123
+    assert open_store("memory://b", Config(part_size=456))._part_size == 456
     with pytest.raises(TypeError, match="not both"):
         open_store("memory://b", Config(), part_size=123)
     with pytest.raises(TypeError, match="part_sise"):

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from s3dlio.blocking.portal import BlockingPortal
+from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
-from s3dlio.model import BoundedRange, GetRange, GetResult, Sink
-from s3dlio.portal import BlockingPortal
-from s3dlio.session import BlockingStore
+from s3dlio.model import DEFAULT_GET, BoundedRange, GetOptions, GetRange, GetResult, Sink
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.transfer import ParallelStore
+from s3dlio.urls import Uri
 
 
 async def at_once(number: int) -> None:
@@ -28,22 +29,14 @@ class Watched(MemoryStore):
         self.during: Callable[[int], Awaitable[None]] = at_once
         self.active = self.most_active = self.most_tasks = 0
 
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
-        self.reads.append((key, byte_range))
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        self.reads.append((key, options.byte_range))
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         self.most_tasks = max(self.most_tasks, trio.lowlevel.current_statistics().tasks_living)
         try:
             await self.during(len(self.reads))
-            return await super().fetch(key, sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match)
+            return await super().fetch(key, sink, options)
         finally:
             self.active -= 1
 
@@ -58,18 +51,18 @@ class WatchedStore(BlockingStore):
     """A blocking store over a watched one."""
 
     watched: Watched = field(default_factory=Watched, compare=False)
-    kept: list[ParallelStore] = field(default_factory=list, compare=False)
+    made: list[ParallelStore] = field(default_factory=list, compare=False)
 
-    def opened(self, door: BlockingPortal) -> ParallelStore:
-        if not self.kept:
+    def opened(self, portal: BlockingPortal) -> ParallelStore:
+        if not self.made:
             part_size, in_flight = self.config.part_size, self.config.parts_in_flight
-            self.kept.append(ParallelStore(self.watched, part_size=part_size, parts_in_flight=in_flight))
-        return self.kept[0]
+            self.made.append(ParallelStore(self.watched, part_size=part_size, parts_in_flight=in_flight))
+        return self.made[0]
 
 
 def watched_store(config: Config, **objects: bytes) -> WatchedStore:
     """Such a store, with `objects` in it."""
-    made = WatchedStore("memory://watched", config)
+    made = WatchedStore(Uri("memory", "watched", ""), config)
     for key, data in objects.items():
         made.put(key, data)
     return made

@@ -38,7 +38,6 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -47,7 +46,7 @@ PAGE = mmap.PAGESIZE
 
 _HUGE_PAGE = 2 << 20
 _HUGE_FROM = 4 << 20  # below this, asking for huge pages costs more than it saves
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # linux/mman.h; the mmap module lacks the second
+_MADV_HUGEPAGE = 14  # asm-generic/mman-common.h
 
 _libc_madvise = ctypes.CDLL(None).madvise
 _libc_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -74,7 +73,7 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
     """A new `bytes` of `size` uninitialised bytes, and the writable view (format 'B') by which to fill it.
 
     Fill it before anyone else sees it: `bytes` promise not to change. The view keeps the object alive. From 4 MiB on,
-    huge pages are asked for. Raises `ValueError` for a negative size and `MemoryError` where there is no memory.
+    huge pages are asked for. Errors: `ValueError` for a negative size, `MemoryError` where there is no memory.
     """
     if size <= 0:
         if size < 0:
@@ -84,23 +83,26 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
     address = _address_of_bytes(data)
     if size >= _HUGE_FROM:
         start = -(-address // PAGE) * PAGE
-        _advise(start, (address + size - start) // PAGE * PAGE, _MADV_HUGEPAGE)
+        _ask_for_huge_pages(start, (address + size - start) // PAGE * PAGE)
     inside = _Inside.from_address(address)
     inside.owner = data
     return data, memoryview(inside).cast("B")[:size]
 
 
-def _advise(address: int, length: int, advice: int) -> bool:
-    """`madvise` with the GIL released; False where the system does not know the advice."""
-    return sys.platform == "linux" and bool(_libc_madvise(address, length, advice) == 0)
+def _ask_for_huge_pages(address: int, length: int) -> None:
+    """With the GIL released. Where there are none, small pages do."""
+    if sys.platform == "linux":
+        _libc_madvise(address, length, _MADV_HUGEPAGE)
 
 
 class AlignedBuffer:
     """Page-aligned, zeroed memory of `size` bytes, for `recv_into` and for `O_DIRECT`.
 
     The mapping is anonymous and *shared*: when a process forks while the kernel reads into private pages, the two may
-    end up with each other's copy. Its `capacity` is `size` rounded up to pages, at least one. Arrays:
-    `np.frombuffer(buffer.view, np.uint8)`. Raises `ValueError` for a negative size, `OSError` where memory lacks.
+    end up with each other's copy. It begins at `address`; its `capacity` is `size` rounded up to pages, at least one.
+    Arrays: `np.frombuffer(buffer.view, np.uint8)`.
+
+    Errors: `ValueError` for a negative size, `OSError` where there is no memory.
     """
 
     __slots__ = ("_exporters", "_memory", "address", "capacity", "size")
@@ -112,13 +114,13 @@ class AlignedBuffer:
         self.capacity = _whole_pages(size)
         self._memory: mmap.mmap | None = mmap.mmap(-1, self.capacity)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._exporters = sys.getrefcount(self._memory)
+        self._exporters = sys.getrefcount(self._memory)  # without any view: what is more is views
         if self.capacity >= _HUGE_PAGE:
-            _advise(self.address, self.capacity, _MADV_HUGEPAGE)
+            _ask_for_huge_pages(self.address, self.capacity)
 
     @property
     def view(self) -> memoryview:
-        """A writable view of exactly `size` bytes. Raises `ValueError` once the buffer is closed."""
+        """A writable view of exactly `size` bytes. Errors: `ValueError` once the buffer is closed."""
         if self._memory is None:
             raise ValueError("the buffer is closed")
         return memoryview(self._memory)[: self.size]
@@ -132,13 +134,6 @@ class AlignedBuffer:
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._memory is None
-
-    def prefault(self) -> None:
-        """Map every page now; contents stay. What is received afterwards causes no page fault."""
-        if self._memory is None:
-            raise ValueError("the buffer is closed")
-        if not _advise(self.address, self.capacity, _MADV_POPULATE_WRITE):
-            self._memory[::PAGE] = self._memory[::PAGE]
 
     def close(self) -> None:
         """Let go of the memory, now or, where views are alive, when the last of them goes. May be called again."""
@@ -166,7 +161,7 @@ def size_class(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """A :class:`BufferPool` at one moment. Sizes are in bytes, of whole buffers."""
+    """A :class:`BufferPool` at one moment. Sizes (`limit`, `leased`, `free`, `peak`) are in bytes, of whole buffers."""
 
     limit: int
     leased: int
@@ -184,9 +179,10 @@ class PoolStats:
 class Lease:
     """A borrowed buffer: `view`, the writable memory of `size` bytes at the page-aligned `address`.
 
-    Release it when the bytes are used up. `view` is dead from then on: using it raises `ValueError`. The memory is not
-    reused while slices of it, or arrays made from it, are alive, but then the limit no longer counts it: so drop them
-    first. A lease that is garbage collected instead is given back too, with a `ResourceWarning`.
+    A `pool` makes it of a `buffer`, whose `capacity`, in bytes, the pool's limit counts. Release it when the bytes are
+    used up. `view` is dead from then on: using it raises `ValueError`. The memory is not reused while slices of it, or
+    arrays made from it, are alive, but then the limit no longer counts it: so drop them first. A lease that is garbage
+    collected instead is given back too, with a `ResourceWarning`.
     """
 
     __slots__ = ("_held", "_pool", "address", "capacity", "size", "view")
@@ -211,8 +207,6 @@ class Lease:
             buffer.close()
         self._pool._take_back(buffer)
 
-    close = release
-
     @property
     def released(self) -> bool:
         """Whether the buffer went back."""
@@ -221,9 +215,7 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __del__(self) -> None:
@@ -251,7 +243,7 @@ class BufferPool:
     """Page-aligned buffers, leased and returned within one Trio run, never more than `limit` bytes of them.
 
     `limit` is rounded up to whole pages. Buffers come in classes (see :func:`size_class`) and are counted whole. New
-    memory is not pre-faulted: the first body that lands in it does that.
+    memory is not pre-faulted: the first body that lands in it does that. Errors: `ValueError` for a limit of no bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -269,7 +261,7 @@ class BufferPool:
 
     @asynccontextmanager
     async def lease(self, size: int) -> AsyncIterator[Lease]:
-        """`async with pool.lease(size) as lease:` acquires, and releases at the end. See :meth:`acquire`."""
+        """`async with pool.lease(size) as lease:` has `size` bytes until its end. Errors: those of :meth:`acquire`."""
         with await self.acquire(size) as lease:
             yield lease
 
@@ -277,9 +269,9 @@ class BufferPool:
     async def acquire(self, size: int) -> Lease:
         """A lease of `size` bytes of arbitrary content, once there is room and all earlier requests are served.
 
-        Raises `ValueError` where `size` is negative or larger than the whole limit, `trio.ClosedResourceError` when the
-        pool is closed, now or while waiting, `RuntimeError` in a forked child or another Trio run, and `OSError` where
-        the system has no memory.
+        Errors: `ValueError` where `size` is negative or larger than the whole limit, `trio.ClosedResourceError` when
+        the pool is closed, now or while waiting, `RuntimeError` in a forked child or another Trio run, and `OSError`
+        where the system has no memory.
         """
         if not 0 <= size <= self.limit:
             raise ValueError(f"cannot lease {size} bytes from a pool whose limit is {self.limit} bytes")
@@ -347,7 +339,7 @@ class BufferPool:
     async def _wait(self, waiter: _Waiter) -> None:
         def leave(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             self._waiting.remove(waiter)
-            self._settle()
+            self._settle()  # the one behind may fit where this one did not
             return trio.lowlevel.Abort.SUCCEEDED
 
         waiter.task = trio.lowlevel.current_task()

@@ -62,7 +62,7 @@ class Polynomial:
         return power
 
     def check(self, value: int) -> int:
-        """`value` itself. Raises `ValueError` where it is no value of this checksum."""
+        """`value` itself. Errors: `ValueError` where it is no value of this checksum."""
         if not 0 <= value <= self.ones:
             raise ValueError(f"not a {self.name} value: {value:#x}")
         return value
@@ -88,7 +88,9 @@ ALGORITHMS = {polynomial.name: polynomial for polynomial in (CRC32, CRC32C, CRC6
 class Checksum:
     """A running checksum: `value` of the `length` bytes seen so far. Not to be updated by two threads at once.
 
-    Raises :class:`~s3dlio.errors.UnsupportedError` for an algorithm that is not one of :data:`ALGORITHMS`.
+    `algorithm` is one of :data:`ALGORITHMS`; `data`, any contiguous buffer, is what to begin with.
+
+    Errors: :class:`~s3dlio.errors.UnsupportedError` for another algorithm, `ValueError` for memory with gaps.
     """
 
     __slots__ = ("algorithm", "length", "value")
@@ -101,13 +103,13 @@ class Checksum:
         self.update(data)
 
     def update(self, data: Buffer) -> None:
-        """Take in more bytes: any contiguous buffer. Raises `ValueError` for one that is not contiguous."""
+        """Take in more bytes: `data` is any contiguous buffer. Errors: `ValueError` for one that is not contiguous."""
         view = _flat(data)
         self.value = _extend(ALGORITHMS[self.algorithm], view, self.value)
         self.length += len(view)
 
     def combine(self, other: Checksum) -> Checksum:
-        """The checksum of this one's bytes followed by `other`'s. Raises `ValueError` where the algorithms differ."""
+        """The checksum of this one's bytes followed by `other`'s. Errors: `ValueError` where the algorithms differ."""
         if other.algorithm != self.algorithm:
             raise ValueError(f"cannot combine {self.algorithm} with {other.algorithm}")
         joined = Checksum(self.algorithm)
@@ -129,10 +131,11 @@ class Checksum:
 
 
 def combine(algorithm: str, crc_a: int, crc_b: int, len_b: int) -> int:
-    """The checksum of A followed by B, from their checksums and the length of B in bytes.
+    """The checksum of A followed by B, from their checksums `crc_a` and `crc_b`, and B's length, `len_b` bytes.
 
-    A's remainder is shifted past B: multiplied by x^(8 len_b). That takes O(log len_b) steps.
-    Raises `ValueError` for a negative length or for what is no value of the algorithm.
+    A's remainder is shifted past B: multiplied by x^(8 len_b). That takes O(log len_b) steps. `algorithm` is one of
+    :data:`ALGORITHMS`. Errors: `UnsupportedError` for another one; `ValueError` for a negative length, or for what is
+    no value of the algorithm.
     """
     polynomial = _polynomial(algorithm)
     if len_b < 0:
@@ -141,12 +144,18 @@ def combine(algorithm: str, crc_a: int, crc_b: int, len_b: int) -> int:
 
 
 def crc32c(data: Buffer, value: int = 0) -> int:
-    """CRC32C of any contiguous buffer, from `value` on. Check value of `b"123456789"`: 0xE3069283."""
+    """CRC32C of `data`, any contiguous buffer, from `value` on. Check value of `b"123456789"`: 0xE3069283.
+
+    Errors: `ValueError` for memory with gaps, or for a `value` that needs more than 32 bits.
+    """
     return _extend(CRC32C, _flat(data), value)
 
 
 def crc64nvme(data: Buffer, value: int = 0) -> int:
-    """CRC64NVME of any contiguous buffer, from `value` on. Check value of `b"123456789"`: 0xAE8B14860A799888."""
+    """CRC64NVME of `data`, any contiguous buffer, from `value` on. Check value of `b"123456789"`: 0xAE8B14860A799888.
+
+    Errors: `ValueError` for memory with gaps, or for a `value` that needs more than 64 bits.
+    """
     return _extend(CRC64NVME, _flat(data), value)
 
 

@@ -45,7 +45,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .buffers import AlignedBuffer
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Most bytes of one direct system call, and the size of a bounce buffer."""
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _AT_EMPTY_PATH, _STATX_DIOALIGN = 0x1000, 0x2000  # linux/fcntl.h, linux/stat.h
 _DIOALIGN_AT = 0x98  # stx_dio_mem_align and stx_dio_offset_align in struct statx
 _REFUSALS = {errno.EINVAL, errno.EOPNOTSUPP}
@@ -99,7 +99,7 @@ def alignment_of(fd: int) -> Alignment | None:
 
     Before Linux 6.1, and on file systems without rules or without an answer, it is :data:`UNKNOWN`.
     """
-    statx = getattr(ctypes.CDLL(None), "statx", None)
+    statx = getattr(_libc, "statx", None)
     answer = ctypes.create_string_buffer(256)
     if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer) != 0:
         return UNKNOWN
@@ -116,7 +116,7 @@ class DirectIOWarning(RuntimeWarning):
 
 @dataclass
 class DirectStats:
-    """What was moved, and how. The first fallback also warns."""
+    """What was moved, and how: by one file, or by all that were given the same statistics. The first fallback warns."""
 
     direct_bytes: int = 0
     """Bytes moved past the page cache."""
@@ -127,7 +127,7 @@ class DirectStats:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def moved(self, count: int, *, direct: bool) -> None:
-        """Count `count` bytes."""
+        """Count `count` bytes, as `direct` or as buffered ones."""
         with self._lock:
             if direct:
                 self.direct_bytes += count
@@ -135,11 +135,11 @@ class DirectStats:
                 self.buffered_bytes += count
 
     def fell_back(self, reason: str) -> None:
-        """Count a file that goes through the page cache."""
+        """Count a file that goes through the page cache for this `reason`."""
         with self._lock:
             self.fallbacks += 1
             first = self.fallbacks == 1
-        if first:
+        if first:  # outside the lock: a warning may raise, or run code of the caller's
             warnings.warn(f"no direct I/O here, so the page cache is used: {reason}", DirectIOWarning, stacklevel=2)
 
 
@@ -156,9 +156,9 @@ class BounceBuffers:
         if self._pid != os.getpid():  # those of a parent are shared with it
             self._free = deque()
             self._pid = os.getpid()
-        free = self._free
+        free = self._free  # where the buffer goes back to, even if a fork comes in between
         try:
-            buffer = free.pop()
+            buffer = free.pop()  # atomic, as append is: no lock is needed
         except IndexError:
             buffer = AlignedBuffer(BLOCK)
         try:
@@ -168,7 +168,7 @@ class BounceBuffers:
 
 
 class BufferedFile:
-    """An open file, read and written at offsets, through the page cache. It owns the descriptor `fd`.
+    """An open file, read and written at offsets (in bytes), through the page cache. It owns the descriptor `fd`.
 
     Errors: every method raises `OSError`.
     """
@@ -193,7 +193,7 @@ class BufferedFile:
             flat, offset = flat[count:], offset + count
 
     def reserve(self, offset: int, length: int) -> None:
-        """Prepare for a range being written by several threads: nothing to do here."""
+        """Prepare for `length` bytes from `offset` on being written by several threads: nothing to do here."""
 
     def _read_some(self, view: memoryview, offset: int) -> int:
         """One system call or so; 0 only at the end."""
@@ -215,17 +215,18 @@ class BufferedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class DirectFile(BufferedFile):
-    """An open file, read and written at offsets, past the page cache. It owns the descriptor `fd`.
+    """An open file, read and written at offsets (in bytes), past the page cache. It owns the descriptor `fd`.
 
-    Offsets, lengths and memory may be any; page-aligned memory (:class:`AlignedBuffer`) spares a copy. `fd` must not be
-    in append mode, which ignores offsets. `is_direct` says whether the file system plays along.
+    Offsets, lengths and memory may be any; page-aligned memory (:class:`AlignedBuffer`) spares a copy. `stats` counts
+    what is moved, and `bounce` has the buffers for what is not aligned; files may share them. `alignment` is what the
+    file needs.
+
+    Errors: `ValueError` for an `fd` in append mode, which ignores offsets; every method raises `OSError`.
     """
 
     def __init__(self, fd: int, *, stats: DirectStats | None = None, bounce: BounceBuffers | None = None) -> None:
@@ -250,7 +251,7 @@ class DirectFile(BufferedFile):
         *,
         stats: DirectStats | None = None,
     ) -> Self:
-        """Open a file as `os.open` does; `flags` need no `O_DIRECT`."""
+        """Open the file at `path` as `os.open` does, with its `flags`, which need no `O_DIRECT`, and its `mode`."""
         fd = os.open(path, flags & ~os.O_DIRECT, mode)
         try:
             return cls(fd, stats=stats)
@@ -260,10 +261,10 @@ class DirectFile(BufferedFile):
 
     def _open_direct(self, access: int) -> None:
         alignment = alignment_of(self.fd)
-        if alignment is None or alignment.offset > BLOCK // 4:
+        if alignment is None or alignment.offset > BLOCK // 4:  # a bounce buffer takes the blocks at both ends
             return self._fall_back(f"the kernel says {alignment}")
         self.alignment = alignment
-        try:
+        try:  # O_NONBLOCK, as opening a FIFO would wait for its other end
             self._direct = os.open(f"/proc/self/fd/{self.fd}", access | os.O_DIRECT | os.O_NONBLOCK)
         except OSError as error:
             self._fall_back(str(error))
@@ -275,9 +276,8 @@ class DirectFile(BufferedFile):
             self.stats.fell_back(reason)
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have disk space for a range, which the file covers from now on, where the file system can do so."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.fallocate(self.fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+        """Have disk space for `length` bytes from `offset` on, which the file covers then, where that is possible."""
+        if _libc.fallocate(self.fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
             return
         code = ctypes.get_errno()
         if code not in _NOT_RESERVED:
@@ -285,7 +285,7 @@ class DirectFile(BufferedFile):
 
     @property
     def is_direct(self) -> bool:
-        """Whether the file system has, so far, let the page cache be passed by."""
+        """Whether the page cache is passed by: the file is open, and its file system has refused nothing so far."""
         return not self._refused
 
     def sync(self) -> None:
@@ -295,7 +295,7 @@ class DirectFile(BufferedFile):
 
     def close(self) -> None:
         """Close both descriptors, once."""
-        direct, self._direct, self._refused = self._direct, None, True
+        direct, self._direct, self._refused = self._direct, None, True  # refused: no block goes to a closed file
         try:
             if direct is not None:
                 os.close(direct)
@@ -332,7 +332,7 @@ class DirectFile(BufferedFile):
             count = os.preadv(self._open_fd(), [bounce[:blocks]], offset - skip) - skip
             count = min(max(count, 0), len(view))
             copy(view[:count], bounce[skip : skip + count])
-        return min(max(count, 0), len(view))
+        return min(max(count, 0), len(view))  # the file may end before the range, or go on behind it
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         head, middle, _ = plan(offset, len(view), self.block)

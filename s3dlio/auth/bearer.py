@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
-from .sigv4 import check_headers
+from .signer import check_headers
 
 _SETTLES = 60.0
 """Seconds after a change of token in which a refusal is taken to be of the old one."""
@@ -25,7 +25,7 @@ class Token:
 
 
 class TokenProvider(Protocol):
-    """Gives out tokens. Belongs to one Trio run at a time. See :class:`.credentials.RefreshingCredentials`."""
+    """Gives out tokens. Belongs to one Trio run at a time. See :class:`.refreshing.RefreshingCredentials`."""
 
     async def get(self) -> Token:
         """The token of this moment. Errors: `StoreError`."""
@@ -47,7 +47,7 @@ class BearerSigner:
         self._current: Token | None = None
         self._changed_at = float("-inf")
 
-    async def sign(self, method: str, path: str, query: str, headers: dict[str, str], payload_hash: str) -> str:
+    async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
         """Add the token's headers; the query stays as it is. Errors: the provider's, `ConfigError`."""
         if self._provider is not None:
             self._note(token := await self._provider.get())

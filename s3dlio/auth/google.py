@@ -2,7 +2,7 @@
 
 A credentials file (a service account, a person's own from `gcloud`, workload identity) is google-auth's work: imported
 on first use, run in a thread. The file is read anew each time, so that a changed one is seen. Where there is no file,
-the metadata server of the machine is asked. :class:`.credentials.RefreshingCredentials` keeps what was found fresh.
+the metadata server of the machine is asked. :class:`.refreshing.RefreshingCredentials` keeps what was found fresh.
 
 Source: "How Application Default Credentials works"; "Access tokens" under "VM metadata".
 """
@@ -22,7 +22,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 
 from ..errors import ConfigError, ConnectionFailedError, NoCredentialsError, PermissionDeniedError, StoreError
 from .bearer import Token, TokenProvider
-from .credentials import RefreshingCredentials
+from .refreshing import RefreshingCredentials
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 

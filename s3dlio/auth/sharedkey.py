@@ -10,16 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
 from typing import NoReturn
-from urllib.parse import unquote, urlencode
+from urllib.parse import unquote
 
 from ..errors import ConfigError, InvalidKeyError
-from .sigv4 import check_headers
+from .signer import ServerClock, check_headers
 
 _SIGNED = (
     "content-encoding",
@@ -97,7 +97,7 @@ def sign(
 
     `path` and `query` are quoted, each name of the query given once; names of `headers` are lower case; `now` is in
     POSIX seconds. The body is not signed. Errors: `ConfigError` for a header that
-    :func:`.sigv4.check_header` refuses, `InvalidKeyError` for a target not quoted.
+    :func:`.signer.check_header` refuses, `InvalidKeyError` for a target not quoted.
     """
     check_headers(headers)
     if not (path.isascii() and query.isascii()):
@@ -109,34 +109,22 @@ def sign(
     return dated | {"authorization": f"SharedKey {account}:{base64.b64encode(digest).decode()}"}
 
 
-def service_sas(
-    credentials: SharedKey,
-    container: str,
-    blob: str | None = None,
-    *,
-    permission: str,
-    expiry: datetime,
-    start: datetime | None = None,
-    protocol: str = "https",
-    version: str = "2021-12-02",
-) -> str:
-    """A token that lets its bearer into one container, or to one blob, without the key: set it as a SAS token.
+class SharedKeySigner:
+    """Signs with an account's key: see :func:`sign`."""
 
-    `permission` is letters of `racwdl...` in the service's order; the times are aware. `protocol` is `https` or
-    `https,http`. Source: "Create a service SAS" in the Azure Storage REST API reference, version 2020-12-06 and later.
-    """
-    resource = f"/blob/{credentials.account}/{container}" + (f"/{blob}" if blob is not None else "")
-    begins, ends = _sas_time(start) if start else "", _sas_time(expiry)
-    kind = "c" if blob is None else "b"
-    # Between the permission and the protocol stand a policy's name and an address; behind the kind a snapshot, an
-    # encryption scope and five headers of the answer. All are left out here, but their lines are signed.
-    signed = [permission, begins, ends, resource, "", "", protocol, version, kind, *[""] * 7]
-    digest = hmac.digest(credentials.key, "\n".join(signed).encode(), "sha256")
-    given = {"st": begins, "se": ends, "sp": permission, "spr": protocol, "sv": version, "sr": kind}
-    return urlencode(
-        {name: value for name, value in given.items() if value} | {"sig": base64.b64encode(digest).decode()}
-    )
+    def __init__(self, credentials: SharedKey, clock: Callable[[], float] = time.time) -> None:
+        self._credentials = credentials
+        self._server = ServerClock(clock)
 
+    async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
+        """Add the headers of :func:`sign`. No checkpoint. Errors: its."""
+        now = self._server.now()
+        headers |= sign(method=method, path=path, query=query, headers=headers, credentials=self._credentials, now=now)
+        return query
 
-def _sas_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
+        """The server's time where the local clock is far off."""
+        return status == 403 and self._server.learn(headers.get("date", ""))
+
+    def __repr__(self) -> str:
+        return f"SharedKeySigner({self._credentials!r})"

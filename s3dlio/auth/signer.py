@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Protocol
 
-from .credentials import CredentialsProvider
-from .sigv4 import Credentials, check_headers, sign
+from ..errors import ConfigError
 
-_REJECTED = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken"})
-_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_FAR_OFF = 5 * 60.0
-"""Seconds by which clocks must differ before the difference explains an error; S3 bears 15 minutes."""
+FAR_OFF = 5 * 60.0
+"""Seconds by which clocks must differ before the difference explains an error; services bear 15 minutes."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class Signer(Protocol):
     """Makes requests authorised ones."""
 
-    async def sign(self, method: str, path: str, query: str, headers: dict[str, str], payload_hash: str) -> str:
+    async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
         """Add what authorises the request to `headers`, or to the query: returns the one to send.
 
         `path` and `query` are quoted, header names lower case, and all headers of the request are there.
@@ -51,66 +53,33 @@ class ServerClock:
             offset = parsedate_to_datetime(date).timestamp() - now
         except (ValueError, OverflowError):
             offset = self._offset
-        if abs(offset - self._offset) > _FAR_OFF:
+        if abs(offset - self._offset) > FAR_OFF:
             self._offset, self._learned_at = offset, now
-        return abs(now - self._learned_at) < _FAR_OFF
+        return abs(now - self._learned_at) < FAR_OFF
 
 
-class SigV4Signer:
-    """Signs for S3 in one `region`, which may be set anew, with what `provider` gives.
+def fits_header(value: str) -> bool:
+    """Whether a header can carry `value`: no control character but tab, nothing that UTF-8 has no form for."""
+    return value.isprintable() or not _NOT_IN_HEADERS.search(value)
 
-    Requests signed before a change of credentials are answered for a while after it: they are worth another try
-    without anything being learned.
-    """
 
-    def __init__(self, provider: CredentialsProvider, region: str, clock: Callable[[], float] = time.time) -> None:
-        self.region = region
-        self._provider = provider
-        self._clock = clock
-        self._server = ServerClock(clock)
-        self._current: Credentials | None = None
-        self._changed_at = float("-inf")
+def check_header(name: str, value: str) -> None:
+    """Refuse a header that would end its line early or cannot be encoded. Errors: `ConfigError`, without the value."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise ConfigError(f"not the name of a header: {name!r}")
+    if not fits_header(value):
+        raise ConfigError(f"the value of header {name!r} holds a control character or a lone surrogate")
 
-    async def sign(self, method: str, path: str, query: str, headers: dict[str, str], payload_hash: str) -> str:
-        """Add the headers of :func:`.sigv4.sign`; none where access is anonymous. Errors: its, and the provider's."""
-        credentials = await self._provider.get()
-        headers.pop("x-amz-security-token", None)
-        if credentials is None:
-            check_headers(headers)
-            return query
-        self._note(credentials)
-        added = sign(
-            method=method,
-            path=path,
-            query=query,
-            headers=headers,
-            payload_hash=payload_hash,
-            credentials=credentials,
-            region=self.region,
-            now=self._server.now(),
-        )
-        headers.update(added)
-        return query
 
-    async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
-        """New credentials where the old ones were refused, a new clock offset where the time was."""
-        rejected = self._current
-        if rejected is None:
-            return False
-        if code in _REJECTED:
-            return self._just_changed() or await self._provider.refresh(rejected)
-        if code in _SKEWED or (code is None and status == 403):
-            return self._server.learn(headers.get("date", "")) or self._just_changed()
-        return False
+def check_headers(headers: Mapping[str, str]) -> None:
+    """:func:`check_header` for all of them, in lower case. Names are looked at once, printable values only in C."""
+    _check_names(tuple(headers))
+    if not "".join(headers.values()).isprintable():
+        for name, value in headers.items():
+            check_header(name, value)
 
-    def _note(self, credentials: Credentials) -> None:
-        if credentials is not self._current:
-            if self._current is not None:
-                self._changed_at = self._clock()
-            self._current = credentials
 
-    def _just_changed(self) -> bool:
-        return abs(self._clock() - self._changed_at) < _FAR_OFF
-
-    def __repr__(self) -> str:
-        return f"SigV4Signer(region={self.region!r})"
+@lru_cache(maxsize=1024)
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        check_header(name, "")

@@ -1,23 +1,22 @@
-"""AWS Signature Version 4 for S3, as pure functions.
+"""AWS Signature Version 4 for S3: pure functions, and the signer that applies them.
 
 Source: "Signature Calculations for the Authorization Header: Transferring Payload in a Single Chunk" in the Amazon S3
 API Reference. S3 differs from other services in two points: the path is quoted once and never normalised, and the
-payload's hash is sent as a header.
+payload's hash is sent as a header, which is set by whoever makes the request.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from typing import NoReturn
-from urllib.parse import quote
+from typing import NoReturn, Protocol
 
-from ..errors import ConfigError, ErrorContext, InvalidKeyError
+from ..errors import InvalidKeyError
+from .signer import FAR_OFF, ServerClock, check_headers
 
 EMPTY_SHA256 = sha256(b"").hexdigest()
 """The payload hash of a request without a body."""
@@ -25,9 +24,12 @@ EMPTY_SHA256 = sha256(b"").hexdigest()
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """Stands for the payload hash where the body is not part of the signature."""
 
+PAYLOAD_HASH = "x-amz-content-sha256"
+"""The header that says what the signature covers of the body."""
+
 _SIGNED = frozenset({"host", "content-type", "content-md5"})
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_REJECTED = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken"})
+_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,51 +52,11 @@ class Credentials:
         raise TypeError("credentials are not pickled: each process finds its own")
 
 
-def fits_header(value: str) -> bool:
-    """Whether a header can carry `value`: no control character but tab, nothing that UTF-8 has no form for."""
-    return value.isprintable() or not _NOT_IN_HEADERS.search(value)
-
-
-def check_header(name: str, value: str) -> None:
-    """Refuse a header that would end its line early or cannot be encoded. Errors: `ConfigError`, without the value."""
-    if not _HEADER_NAME.fullmatch(name):
-        raise ConfigError(f"not the name of a header: {name!r}")
-    if not fits_header(value):
-        raise ConfigError(f"the value of header {name!r} holds a control character or a lone surrogate")
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """:func:`check_header` for all of them, in lower case. Names are looked at once, printable values only in C."""
-    _signed_names(tuple(headers))
-    if not "".join(headers.values()).isprintable():
-        for name, value in headers.items():
-            check_header(name, value)
-
-
 @lru_cache(maxsize=1024)
 def _signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """Of these headers, those that are signed, in order, and the same joined; a proxy may change the others."""
-    for name in names:
-        check_header(name, "")
     signed = tuple(sorted(name for name in names if name in _SIGNED or name.startswith("x-amz-")))
     return signed, ";".join(signed)
-
-
-def quote_path(key: str) -> str:
-    """A key, or a bucket and a key, as part of a request's path. Errors: `InvalidKeyError` where UTF-8 has no form."""
-    try:
-        return quote(key, safe="/")
-    except UnicodeEncodeError:
-        raise InvalidKeyError("the key cannot be encoded as UTF-8", ErrorContext(key=key)) from None
-
-
-def quote_query(pairs: Sequence[tuple[str, str]]) -> str:
-    """The canonical query: quoted, sorted, with `=` after every name. Errors: `InvalidKeyError` as in `quote_path`."""
-    try:
-        quoted = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in pairs)
-    except UnicodeEncodeError:
-        raise InvalidKeyError("a value of the query cannot be encoded as UTF-8") from None
-    return "&".join(f"{name}={value}" for name, value in quoted)
 
 
 @lru_cache(maxsize=64)
@@ -132,7 +94,6 @@ def sign(
     path: str,
     query: str,
     headers: Mapping[str, str],
-    payload_hash: str,
     credentials: Credentials,
     region: str,
     now: float,
@@ -140,24 +101,95 @@ def sign(
 ) -> dict[str, str]:
     """The headers that make a request an authorised one; add them to `headers`.
 
-    `path` and `query` come from :func:`quote_path` and :func:`quote_query`; names of `headers` are lower case, `host`
-    is among them; `now` is in POSIX seconds. Signed are `host`, `content-type`, `content-md5` and every `x-amz-*`.
-    Errors: `ConfigError` for a header that :func:`check_header` refuses, `InvalidKeyError` for a target not quoted.
+    `path` and `query` come from :func:`.http1.quote_path` and :func:`.http1.quote_query`; names of `headers` are lower
+    case, `host` and `x-amz-content-sha256` are among them; `now` is in POSIX seconds. Signed are `host`,
+    `content-type`, `content-md5` and every `x-amz-*`. Errors: `ConfigError` for a header that
+    :func:`.signer.check_header` refuses, `InvalidKeyError` for a target not quoted.
     """
     check_headers(headers)
     if not (path.isascii() and query.isascii() and region.isascii()):
         raise InvalidKeyError("path, query and region must be ASCII: quote them first")
     timestamp = _timestamp(int(now))
-    added = {"x-amz-content-sha256": payload_hash, "x-amz-date": timestamp}
+    added = {"x-amz-date": timestamp}
     if credentials.token:
         added["x-amz-security-token"] = credentials.token
     values = {**headers, **added}
     names, signed = _signed_names(tuple(values))
     lines = "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
-    request = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{payload_hash}"
+    request = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{headers[PAYLOAD_HASH]}"
     signed_by = signature(request, secret=credentials.secret_key, timestamp=timestamp, region=region, service=service)
     added["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{timestamp[:8]}/{region}/{service}/aws4_request, "
         f"SignedHeaders={signed}, Signature={signed_by}"
     )
     return added
+
+
+class CredentialsProvider(Protocol):
+    """Gives out credentials to sign with. Belongs to one Trio run at a time."""
+
+    async def get(self) -> Credentials | None:
+        """The credentials of this moment; `None` means anonymous. Errors: `PermissionDeniedError` and below."""
+
+    async def refresh(self, rejected: Credentials) -> bool:
+        """The server refused `rejected` as expired: fetch anew. Whether there are different ones now."""
+
+
+class SigV4Signer:
+    """Signs for S3 in one `region`, which may be set anew, with what `provider` gives.
+
+    Requests signed before a change of credentials are answered for a while after it: they are worth another try
+    without anything being learned.
+    """
+
+    def __init__(self, provider: CredentialsProvider, region: str, clock: Callable[[], float] = time.time) -> None:
+        self.region = region
+        self._provider = provider
+        self._clock = clock
+        self._server = ServerClock(clock)
+        self._current: Credentials | None = None
+        self._changed_at = float("-inf")
+
+    async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
+        """Add the headers of :func:`sign`; none where access is anonymous. Errors: its, and the provider's."""
+        credentials = await self._provider.get()
+        headers.pop("x-amz-security-token", None)
+        if credentials is None:
+            headers.pop(PAYLOAD_HASH, None)
+            check_headers(headers)
+            return query
+        self._note(credentials)
+        added = sign(
+            method=method,
+            path=path,
+            query=query,
+            headers=headers,
+            credentials=credentials,
+            region=self.region,
+            now=self._server.now(),
+        )
+        headers.update(added)
+        return query
+
+    async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
+        """New credentials where the old ones were refused, a new clock offset where the time was."""
+        rejected = self._current
+        if rejected is None:
+            return False
+        if code in _REJECTED:
+            return self._just_changed() or await self._provider.refresh(rejected)
+        if code in _SKEWED or (code is None and status == 403):
+            return self._server.learn(headers.get("date", "")) or self._just_changed()
+        return False
+
+    def _note(self, credentials: Credentials) -> None:
+        if credentials is not self._current:
+            if self._current is not None:
+                self._changed_at = self._clock()
+            self._current = credentials
+
+    def _just_changed(self) -> bool:
+        return abs(self._clock() - self._changed_at) < FAR_OFF
+
+    def __repr__(self) -> str:
+        return f"SigV4Signer(region={self.region!r})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 
@@ -21,46 +20,52 @@ from ..errors import (
     RequestError,
     UploadNotFoundError,
 )
-from ..model import GetRange, GetResult, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload, resolve
-from .store import DEFAULT_PUT, ObjectStore, check_key, refuse_bucket
+from ..model import (
+    DEFAULT_GET,
+    DEFAULT_LIST,
+    DEFAULT_PUT,
+    GetOptions,
+    GetResult,
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Sink,
+    Upload,
+    resolve,
+)
+from .store import ObjectStore, check_key, refuse_bucket
 
-
-@dataclass(slots=True)
-class _Pending:
-    upload: Upload
-    parts: dict[int, tuple[Part, bytes]] = field(default_factory=dict)
+_Parts = dict[int, tuple[Part, bytes]]
 
 
 class MemoryStore(ObjectStore):
-    """`memory://name`: a bucket that lives as long as this object. Keys are listed in the order of their UTF-8."""
+    """`memory://name`: a bucket that lives as long as this object; stores of one `name` share nothing.
+
+    Bodies are copied in and out, an etag is the MD5 of the bytes, keys are listed in the order of their UTF-8.
+    """
 
     def __init__(self, name: str = "memory") -> None:
         self._name = name
         self._objects: dict[str, tuple[ObjectMeta, bytes]] = {}
-        self._uploads: dict[str, _Pending] = {}
+        self._uploads: dict[str, _Parts] = {}
         self._ids = count(1)
 
     @property
     def uri(self) -> str:
         return f"memory://{self._name}"
 
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
         await trio.lowlevel.checkpoint()
         meta, data = self._find("GetObject", key)
-        if if_match is not None and meta.etag != if_match:
+        if options.if_match is not None and meta.etag != options.if_match:
             raise ObjectChangedError("the object was replaced", self._context("GetObject", key))
-        if if_none_match is not None and meta.etag == if_none_match:
+        if options.if_none_match is not None and meta.etag == options.if_none_match:
             raise NotModifiedError("the object is the same", self._context("GetObject", key))
-        start, end = resolve(byte_range, meta.size)
-        if byte_range is not None and start >= meta.size:
+        start, end = resolve(options.byte_range, meta.size)
+        if options.byte_range is not None and start >= meta.size:
             raise RangeError(f"the range begins at or past the end, {meta.size}", self._context("GetObject", key))
         result = GetResult(meta, start, end)
         sink(result)[:] = data[start:end]
@@ -74,24 +79,16 @@ class MemoryStore(ObjectStore):
         await trio.lowlevel.checkpoint()
         return self._store("PutObject", key, bytes(data), options)
 
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        start_after: str = "",
-        token: str | None = None,
-        limit: int = 1000,
-    ) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
         await trio.lowlevel.checkpoint()
-        after = "" if token else start_after
-        names = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-        entries = dict.fromkeys(_entry(name, prefix, delimiter) for name in names)
-        rest = [entry for entry in entries if entry > (token or "")]
-        chosen = rest[:limit]
-        objects = tuple(self._objects[name][0] for name in chosen if not _is_prefix(name, prefix, delimiter))
-        prefixes = tuple(name for name in chosen if _is_prefix(name, prefix, delimiter))
-        return ListPage(objects, prefixes, chosen[-1] if chosen and len(rest) > limit else None)
+        after = "" if options.token else options.start_after
+        keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
+        entries = dict(_entry(key, prefix, options.delimiter) for key in keys)
+        rest = [entry for entry in entries if entry > (options.token or "")]
+        chosen = rest[: options.limit]
+        objects = tuple(self._objects[entry][0] for entry in chosen if not entries[entry])
+        prefixes = tuple(entry for entry in chosen if entries[entry])
+        return ListPage(objects, prefixes, chosen[-1] if chosen and len(rest) > options.limit else None)
 
     async def delete(self, key: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -106,24 +103,24 @@ class MemoryStore(ObjectStore):
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
         await trio.lowlevel.checkpoint()
         upload = Upload(check_key(key), str(next(self._ids)), options)
-        self._uploads[upload.id] = _Pending(upload)
+        self._uploads[upload.id] = {}
         return upload
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
         await trio.lowlevel.checkpoint()
         content = bytes(data)
         part = Part(number, _etag(content), len(content))
-        self._pending("UploadPart", upload).parts[number] = (part, content)
+        self._parts("UploadPart", upload)[number] = (part, content)
         return part
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
         await trio.lowlevel.checkpoint()
-        pending = self._pending("CompleteMultipartUpload", upload)
-        wrong = not parts or any(pending.parts.get(part.number, (None,))[0] != part for part in parts)
-        if wrong or [part.number for part in parts] != sorted({part.number for part in parts}):
+        uploaded, numbers = self._parts("CompleteMultipartUpload", upload), [part.number for part in parts]
+        known = [uploaded[number][0] for number in numbers if number in uploaded]
+        if not parts or known != list(parts) or numbers != sorted(set(numbers)):
             context = self._context("CompleteMultipartUpload", upload.key)
             raise RequestError("the parts are not those that were uploaded, in order", context)
-        content = b"".join(pending.parts[part.number][1] for part in parts)
+        content = b"".join(uploaded[number][1] for number in numbers)
         result = self._store("CompleteMultipartUpload", upload.key, content, upload.options)
         del self._uploads[upload.id]
         return result
@@ -141,11 +138,11 @@ class MemoryStore(ObjectStore):
             raise NotFoundError("no such object", self._context(operation, key))
         return found
 
-    def _pending(self, operation: str, upload: Upload) -> _Pending:
-        pending = self._uploads.get(upload.id)
-        if pending is None:
+    def _parts(self, operation: str, upload: Upload) -> _Parts:
+        parts = self._uploads.get(upload.id)
+        if parts is None:
             raise UploadNotFoundError("no such upload", self._context(operation, upload.key))
-        return pending
+        return parts
 
     def _store(self, operation: str, key: str, data: bytes, options: PutOptions) -> PutResult:
         old = self._objects.get(check_key(key))
@@ -173,11 +170,7 @@ def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
-def _entry(name: str, prefix: str, delimiter: str) -> str:
-    """What a listing shows for a key: the key, or its common prefix."""
-    end = name.find(delimiter, len(prefix)) if delimiter else -1
-    return name if end < 0 else name[: end + len(delimiter)]
-
-
-def _is_prefix(entry: str, prefix: str, delimiter: str) -> bool:
-    return bool(delimiter) and entry.endswith(delimiter) and len(entry) > len(prefix)
+def _entry(key: str, prefix: str, delimiter: str) -> tuple[str, bool]:
+    """What a listing shows for a key: the key, or a common prefix; and whether it is one."""
+    end = key.find(delimiter, len(prefix)) if delimiter else -1
+    return (key, False) if end < 0 else (key[: end + len(delimiter)], True)

@@ -21,9 +21,14 @@ from ..errors import (
     UnsupportedError,
 )
 from ..model import (
+    DEFAULT_GET,
+    DEFAULT_LIST,
+    DEFAULT_PUT,
     BoundedRange,
+    GetOptions,
     GetRange,
     GetResult,
+    ListOptions,
     ListPage,
     ObjectMeta,
     Part,
@@ -33,13 +38,18 @@ from ..model import (
     Upload,
 )
 
-DEFAULT_PUT = PutOptions()
 MAX_KEY = 1024
 """Longest key, in bytes of UTF-8. Source: "Naming Amazon S3 objects"."""
 
 
 class ObjectStore(ABC):
     """A bucket (or container, or directory) of objects. All methods are for use inside a Trio run.
+
+    A `key`, `source` or `target` is an object's name below the root, at most 1,024 bytes of UTF-8; a `prefix` is how
+    keys begin, plain text: end it in `/` for a folder. `data` and `view` are contiguous memory, which is sent from and
+    received into where it lies, and must not change meanwhile; sizes and offsets, such as `start`, are bytes.
+    `if_match` is the etag that the object must have. The `options` are :class:`s3dlio.GetOptions`, `ListOptions` and
+    `PutOptions`. An `upload` and its `parts` are what :meth:`create_upload` and :meth:`upload_part` gave.
 
     Errors: every method raises a :class:`s3dlio.errors.StoreError`; an absent object is a `NotFoundError`
     (a `FileNotFoundError`), a refused one a `PermissionDeniedError` (a `PermissionError`).
@@ -51,19 +61,10 @@ class ObjectStore(ABC):
         """The root all keys are relative to, such as `s3://bucket`."""
 
     @abstractmethod
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
-        """Read an object, or a range of it, into the view that `sink` gives.
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        """Read an object, or a range of it, into the view that `sink` gives for it.
 
-        `if_match` and `if_none_match` are etags. A range that begins past the end is a `RangeError`.
-        With `if_match`, a replaced object is an `ObjectChangedError`, also in mid-body.
+        Errors: `RangeError` for a range that begins at or past the end; `ObjectChangedError`, `NotModifiedError`.
         """
 
     @abstractmethod
@@ -72,23 +73,11 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
-        """Write an object in one request, replacing any old one. `data` is contiguous and must not change meanwhile."""
+        """Write an object in one request, replacing any old one; what `options` asks for comes with it."""
 
     @abstractmethod
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        start_after: str = "",
-        token: str | None = None,
-        limit: int = 1000,
-    ) -> ListPage:
-        """One page of at most `limit` keys (1 to 1000) that start with `prefix`.
-
-        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Keys up to
-        `start_after` are passed over; `token` continues a listing.
-        """
+    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+        """One page of the keys that start with `prefix`."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:
@@ -125,13 +114,13 @@ class ObjectStore(ABC):
     async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
         """The whole object. `known`, from a listing, lets a store plan ahead; a stale one does no harm."""
         sink = BytesSink()
-        await self.fetch(key, sink, if_match=if_match)
+        await self.fetch(key, sink, GetOptions(if_match=if_match))
         return sink.data
 
     async def get_range(self, key: str, byte_range: GetRange, *, if_match: str | None = None) -> bytes:
-        """A range of the object; shorter than asked where the object ends."""
+        """The bytes of `byte_range`; fewer than asked where the object ends."""
         sink = BytesSink()
-        await self.fetch(key, sink, byte_range=byte_range, if_match=if_match)
+        await self.fetch(key, sink, GetOptions(byte_range, if_match))
         return sink.data
 
     async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
@@ -142,8 +131,8 @@ class ObjectStore(ABC):
         flat = view.cast("B")
         if not len(flat):
             return GetResult(await self._head_of(key, if_match), start, start)
-        byte_range = BoundedRange(start, start + len(flat))
-        return await self.fetch(key, exactly(flat), byte_range=byte_range, if_match=if_match)
+        wanted = GetOptions(BoundedRange(start, start + len(flat)), if_match)
+        return await self.fetch(key, exactly(flat), wanted)
 
     async def _head_of(self, key: str, etag: str | None) -> ObjectMeta:
         meta = await self.head(key)
@@ -161,17 +150,19 @@ class ObjectStore(ABC):
         return True
 
     async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncIterator[ListPage]:
-        """All pages of a listing, each asked for when it is wanted."""
-        token: str | None = None
-        while True:
-            page = await self.list_page(prefix, delimiter=delimiter, start_after=start_after, token=token)
+        """All pages of a listing, each asked for when it is wanted.
+
+        With a `delimiter`, keys that have it after the prefix are shown once for all. Keys up to `start_after` are
+        passed over.
+        """
+        options: ListOptions | None = ListOptions(delimiter, start_after)
+        while options is not None:
+            page = await self.list_page(prefix, options)
             yield page
-            token = page.token
-            if token is None:
-                return
+            options = options.after(page)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove many objects. All are tried; the first failure is raised at the end."""
+        """Remove the objects of `keys`. All are tried; the first failure is raised at the end."""
         failure: Exception | None = None
         for key in keys:
             try:

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..model import (
-    GetRange,
+    DEFAULT_GET,
+    DEFAULT_LIST,
+    DEFAULT_PUT,
+    GetOptions,
     GetResult,
+    ListOptions,
     ListPage,
     ObjectMeta,
     Part,
@@ -16,7 +20,7 @@ from ..model import (
     Sink,
     Upload,
 )
-from .store import DEFAULT_PUT, ObjectStore
+from .store import ObjectStore
 
 
 class WrapperStore(ObjectStore):
@@ -32,18 +36,8 @@ class WrapperStore(ObjectStore):
     def uri(self) -> str:
         return self.inner.uri
 
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
-        return await self.inner.fetch(
-            self._inward(key), sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match
-        )
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        return await self.inner.fetch(self._inward(key), sink, options)
 
     async def head(self, key: str) -> ObjectMeta:
         return await self.inner.head(self._inward(key))
@@ -51,18 +45,8 @@ class WrapperStore(ObjectStore):
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         return await self.inner.put(self._inward(key), data, options)
 
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        start_after: str = "",
-        token: str | None = None,
-        limit: int = 1000,
-    ) -> ListPage:
-        return await self.inner.list_page(
-            prefix, delimiter=delimiter, start_after=start_after, token=token, limit=limit
-        )
+    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+        return await self.inner.list_page(prefix, options)
 
     async def delete(self, key: str) -> None:
         await self.inner.delete(self._inward(key))
@@ -91,7 +75,7 @@ class WrapperStore(ObjectStore):
 
 
 class PrefixStore(WrapperStore):
-    """The part of a store below a prefix, as a store: keys go in and come out without it.
+    """The part of the store `inner` below `prefix`, as a store: keys go in and come out without it.
 
     An object whose key is the prefix itself, which some tools make to stand for a folder, is not in it.
     """
@@ -110,37 +94,16 @@ class PrefixStore(WrapperStore):
     def uri(self) -> str:
         return f"{self.inner.uri}/{self.prefix}"
 
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
-        result = await super().fetch(key, sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match)
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        result = await super().fetch(key, sink, options)
         return replace(result, meta=self._outward(result.meta))
 
     async def head(self, key: str) -> ObjectMeta:
         return self._outward(await super().head(key))
 
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str = "",
-        start_after: str = "",
-        token: str | None = None,
-        limit: int = 1000,
-    ) -> ListPage:
-        page = await super().list_page(
-            self.prefix + prefix,
-            delimiter=delimiter,
-            start_after=self.prefix + start_after if start_after else "",
-            token=token,
-            limit=limit,
-        )
+    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+        after = options.start_after and self.prefix + options.start_after
+        page = await super().list_page(self.prefix + prefix, replace(options, start_after=after))
         objects = tuple(self._outward(meta) for meta in page.objects if meta.key != self.prefix)
         prefixes = tuple(name.removeprefix(self.prefix) for name in page.prefixes)
         return ListPage(objects, prefixes, page.token)

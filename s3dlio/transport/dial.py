@@ -8,8 +8,8 @@ import trio
 
 from ..config import Config
 from ..errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext
-from .client import Connection
-from .endpoints import Endpoint
+from .connection import Connection
+from .endpoint import Endpoint
 from .pool import ConnectionPool
 from .stall import StallWatch
 from .stream import connect, tls_context

@@ -1,4 +1,4 @@
-"""One object, or one range of it, on its way into one view, over as many answers as it takes.
+"""One object, or one range of it, received into one view, over as many answers as it takes.
 
 Pure but for the call of the caller's sink. The first answer says which version of the object this is and which bytes
 come; every later one must continue that version at exactly the byte where the last one broke off. Anything else is an
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError
 from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
-from .http1 import Head, quote_etag
+from .http1 import Head, parse_size, quote_etag
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]+)")
 
 Describe = Callable[[Mapping[str, str], int], ObjectMeta]
 """Makes the metadata of the answered object from the answer's headers and the object's size."""
@@ -101,19 +101,20 @@ class Download:
         return self._continue(meta, start, end)
 
     def _answered_range(self, head: Head, length: int) -> tuple[int, int, int]:
-        said = head.headers.get("content-range")
-        if said is None:
+        text = head.headers.get("content-range")
+        if text is None:
             if head.status == 206:
                 raise self._wrong("a partial answer does not say its range")
             return 0, length, length
-        match = _CONTENT_RANGE.fullmatch(said.strip())
-        if match is None:
-            raise self._wrong(f"the answer's range makes no sense: {said!r}")
-        start, end, size = int(match[1]), int(match[2]) + 1, int(match[3])
+        match = _CONTENT_RANGE.fullmatch(text.strip())
+        size = parse_size(match[3]) if match else None
+        if match is None or size is None:
+            raise self._wrong(f"the answer's range makes no sense: {text!r}")
+        start, end = int(match[1]), int(match[2]) + 1
         if start == end and start == size:
             raise RangeError(f"the range begins at or past the object's end, {size}", self._context())
         if not (start < end <= size and end - start == length):
-            raise self._wrong(f"the answer's range {said!r} does not fit its {length} bytes")
+            raise self._wrong(f"the answer's range {text!r} does not fit its {length} bytes")
         return start, end, size
 
     def _begin(self, meta: ObjectMeta, start: int, end: int) -> memoryview:

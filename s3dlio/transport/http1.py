@@ -1,27 +1,30 @@
 """HTTP/1.1 messages as pure functions (RFC 9112): request heads out, response heads and body framing in.
 
-Heads are parsed by httptools (llhttp). Bodies never pass through it: :func:`body_framing` says how many bytes follow,
-and the connection receives them where they belong. Only chunked bodies, which no object GET of S3 uses, are decoded
-here, by :class:`ChunkedDecoder`.
+Heads are parsed by httptools (llhttp). Bodies of a known length never pass through it: :func:`body_framing` says how
+many bytes follow, and the connection receives them where they belong. Chunked ones, which listings and errors may be
+but objects hardly are, do: see :class:`ChunkedDecoder`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple
+from urllib.parse import quote
 
 import httptools
 
-from ..errors import ProtocolError
+from ..errors import ErrorContext, InvalidKeyError, ProtocolError
 
 MAX_HEAD = 64 << 10
 HEAD_END = b"\r\n\r\n"
 
 _FORBIDDEN = re.compile(r"[\x00\r\n]")
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_SIZES_END = 1 << 62  # the sum of two sizes, or one rounded up to pages, still fits in 64 bits
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Head(NamedTuple):
@@ -90,20 +93,100 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head:
     return Head(parser.get_status_code(), headers, keep_alive)
 
 
+class _ChunkCollector:
+    """The callbacks httptools makes while it reads chunks."""
+
+    __slots__ = ("complete", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.complete = False
+
+    def on_body(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class ChunkedDecoder:
+    """Decodes a chunked body (RFC 9112 section 7.1) that comes in pieces. Trailers are checked and dropped."""
+
+    def __init__(self) -> None:
+        self.excess = False
+        """Whether bytes that belong to no answer came with the body's end. Line ends do not count."""
+        self._collector = _ChunkCollector()
+        self._parser = httptools.HttpResponseParser(self._collector)
+        # llhttp reads chunks only after a head; after one that says "close" it refuses whatever follows the body
+        self._parser.feed_data(_CHUNKED_HEAD)
+        self._bare = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the body is at its end."""
+        return self._collector.complete
+
+    def feed(self, data: bytes) -> bytes:
+        """What `data` adds to the body. Errors: `ProtocolError` on anything but valid chunks."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.done:
+                raise ProtocolError(f"not a chunked body: {error}") from None
+            self.excess = True
+        decoded = b"".join(self._collector.pieces)
+        self._collector.pieces.clear()
+        # llhttp limits neither a chunk's extensions nor the trailers
+        self._bare = 0 if decoded else self._bare + len(data)
+        if self._bare > MAX_HEAD:
+            raise ProtocolError(f"more than {MAX_HEAD} bytes of chunk lines or trailers without any of the body")
+        return decoded
+
+
+def parse_size(text: str | None) -> int | None:
+    """A size in bytes as an answer spells it; `None` for anything but decimal digits that make a number below 2^62."""
+    if text is None or not _DIGITS.fullmatch(text):
+        return None
+    size = int(text)
+    return size if size < _SIZES_END else None
+
+
 def body_framing(method: str, head: Head) -> Framing:
     """How the body of this answer ends (RFC 9112 section 6.3). Contradictory framing is a `ProtocolError`."""
+    # step 1; 2 is about CONNECT
     if method == "HEAD" or head.status < 200 or head.status in (204, 304):
         return Framing("length")
     coding, length = head.headers.get("transfer-encoding"), head.headers.get("content-length")
+    # steps 3 and 4: a length beside a coding may be an attack, and no coding but this was asked for
     if coding is not None:
         if coding.strip().lower() != "chunked" or length is not None:
             raise ProtocolError(f"unusable framing: transfer-encoding {coding!r}, content-length {length!r}")
         return Framing("chunked")
+    # step 8; 7 is about requests
     if length is None:
         return Framing("close")
-    if not _DIGITS.fullmatch(length):
+    # steps 5 and 6: a value that is there twice may pass there, and does not here
+    size = parse_size(length)
+    if size is None:
         raise ProtocolError(f"unusable framing: content-length {length!r}")
-    return Framing("length", int(length))
+    return Framing("length", size)
+
+
+def quote_path(key: str) -> str:
+    """A key, or a bucket and a key, as part of a request's path. Errors: `InvalidKeyError` where UTF-8 has no form."""
+    try:
+        return quote(key, safe="/")
+    except UnicodeEncodeError:
+        raise InvalidKeyError("the key cannot be encoded as UTF-8", ErrorContext(key=key)) from None
+
+
+def quote_query(pairs: Sequence[tuple[str, str]]) -> str:
+    """A query: quoted, sorted, with `=` after every name, as signatures want it. Errors: as in :func:`quote_path`."""
+    try:
+        quoted = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in pairs)
+    except UnicodeEncodeError:
+        raise InvalidKeyError("a value of the query cannot be encoded as UTF-8") from None
+    return "&".join(f"{name}={value}" for name, value in quoted)
 
 
 def quote_etag(etag: str) -> str:
@@ -122,84 +205,3 @@ def http_date(text: str) -> datetime | None:
         return datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=UTC)
     except (ValueError, KeyError):
         return None
-
-
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
-_MAX_LINE = 4096
-
-
-class ChunkedDecoder:
-    """Decodes a chunked body (RFC 9112 section 7.1) fed in any pieces; trailers are read and dropped.
-
-    `done` is set at the end of the message; `excess` then holds the bytes that came after it.
-    """
-
-    def __init__(self) -> None:
-        self.done = False
-        self.excess = b""
-        self._pending = bytearray()
-        self._left = 0
-        self._trailer_left = MAX_HEAD
-        self._state: Literal["size", "data", "end", "trailer"] = "size"
-
-    def feed(self, data: bytes | memoryview) -> Iterable[bytes]:
-        """The decoded pieces that `data` completes. Errors: `ProtocolError` on anything but valid chunks."""
-        self._pending += data
-        steps = {"size": self._size, "data": self._data, "end": self._end, "trailer": self._trailer}
-        pieces: list[bytes] = []
-        while not self.done and steps[self._state](pieces):
-            pass
-        if self.done:
-            self.excess = bytes(self._pending)
-        return pieces
-
-    def _line(self) -> bytes | None:
-        end = self._pending.find(b"\n")
-        if end > _MAX_LINE or (end < 0 and len(self._pending) > _MAX_LINE):
-            raise ProtocolError("a chunk line is too long")
-        return self._take(end + 1) if end >= 0 else None
-
-    def _take(self, count: int) -> bytes:
-        piece = bytes(self._pending[:count])
-        del self._pending[:count]
-        return piece
-
-    def _size(self, pieces: list[bytes]) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        match = _SIZE_LINE.fullmatch(line)
-        if match is None:
-            raise ProtocolError(f"not a chunk size: {line[:40]!r}")
-        self._left = int(match[1], 16)
-        self._state = "data" if self._left else "trailer"
-        return True
-
-    def _data(self, pieces: list[bytes]) -> bool:
-        if not self._pending:
-            return False
-        piece = self._take(self._left)
-        pieces.append(piece)
-        self._left -= len(piece)
-        self._state = "data" if self._left else "end"
-        return True
-
-    def _end(self, pieces: list[bytes]) -> bool:
-        if len(self._pending) < 2:
-            return False
-        if self._take(2) != b"\r\n":
-            raise ProtocolError("a chunk does not end where its size says")
-        self._state = "size"
-        return True
-
-    def _trailer(self, pieces: list[bytes]) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        if not line.endswith(b"\r\n"):
-            raise ProtocolError("a trailer line does not end in CR LF")
-        self._trailer_left -= len(line)
-        if self._trailer_left < 0:
-            raise ProtocolError(f"the trailers are longer than {MAX_HEAD} bytes")
-        self.done = line == b"\r\n"
-        return True

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from .client import Connection
+from .connection import Connection
 
 
 class ConnectionPool:
@@ -33,13 +33,17 @@ class ConnectionPool:
         self.stale = 0
 
     async def acquire(self, *, fresh: bool = False) -> Connection:
-        """A connection of the caller's own, a new one if `fresh`. Errors: what `connect` raises."""
+        """A connection of the caller's own. Errors: what `connect` raises; `trio.ClosedResourceError` after a close.
+
+        `fresh` is for who has just found a kept-alive connection dead: it has a new one made, since the other idle ones
+        have probably ended with it.
+        """
         try:
-            self._slots.acquire_nowait()
+            self._slots.acquire_nowait()  # `acquire` would let other tasks run first, even where a slot is free
         except trio.WouldBlock:
             await self._slots.acquire()
         try:
-            if self._closed:
+            if self._closed:  # only now: the pool may be closed while a slot is waited for
                 raise trio.ClosedResourceError("the store is closed")
             return (None if fresh else self._take_idle()) or await self._open()
         except BaseException:
@@ -56,6 +60,7 @@ class ConnectionPool:
         return None
 
     async def _open(self) -> Connection:
+        # those longest idle, the likeliest to have ended; the caller's own slot is among the leased
         while self._idle and self.leased + len(self._idle) > self.limit:
             self._idle.popleft().close()
         connection = await self._connect()
@@ -63,7 +68,7 @@ class ConnectionPool:
         return connection
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
-        """Give the connection back."""
+        """Give the connection back; it is closed unless `reusable`."""
         if reusable and not self._retired:
             self._idle.append(connection)
         else:

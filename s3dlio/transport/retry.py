@@ -11,21 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ..errors import ThrottledError, error_class
+
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-THROTTLES = frozenset(
-    {
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "BandwidthLimitExceeded",
-        "TooManyRequests",
-        "ServerBusy",
-    }
-)
-RETRYABLE_CODES = THROTTLES | {"InternalError", "RequestTimeout", "RequestTimeoutException", "OperationAborted"}
+RETRYABLE_CODES = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException", "OperationAborted"})
 
 
 class Failure(Enum):
@@ -41,7 +30,7 @@ class Failure(Enum):
 
 def failure_of(status: int, code: str | None) -> Failure:
     """The kind of an error answer."""
-    if status in (429, 503) or code in THROTTLES:
+    if status in (429, 503) or error_class(status, code) is ThrottledError:
         return Failure.THROTTLED
     if status in RETRYABLE_STATUS or code in RETRYABLE_CODES:
         return Failure.TRANSIENT

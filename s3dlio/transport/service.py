@@ -25,7 +25,6 @@ from typing import NamedTuple
 import trio
 
 from ..auth.signer import Signer
-from ..auth.sigv4 import EMPTY_SHA256
 from ..errors import (
     ConnectionFailedError,
     ErrorContext,
@@ -33,23 +32,22 @@ from ..errors import (
     ProtocolError,
     StallError,
     StoreError,
-    WrongRegionError,
     error_class,
+    shown,
 )
-from .client import EXPECT_FROM, Answer
+from .connection import EXPECT_FROM, Answer
 from .download import Download
-from .endpoints import Endpoint
+from .endpoint import Endpoint
 from .http1 import request_head
 from .pool import ConnectionPool
 from .retry import Failure, RetryPolicy, RetryQuota, failure_of
 
 _log = logging.getLogger("s3dlio.transport")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
-_USER_AGENT = "s3dlio"
 
 
 class Request(NamedTuple):
-    """What to ask. `path` and `query` are quoted, header names lower case, `payload_hash` what SigV4 signs."""
+    """What to ask. `path`, which the endpoint's prefix goes before, and `query` are quoted, header names lower case."""
 
     operation: str
     method: str
@@ -57,22 +55,23 @@ class Request(NamedTuple):
     query: str = ""
     headers: Mapping[str, str] = _EMPTY
     body: Sequence[memoryview] = ()
-    payload_hash: str = EMPTY_SHA256
     bucket: str | None = None
     key: str | None = None
     idempotent: bool = True
     fault_in_success: bool = False
-    """The service may answer 200 and report a failure in the body (S3: CompleteMultipartUpload, CopyObject)."""
+    """The service may answer 200 and report a failure in the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error answer, read."""
+    """An error answer, read. `retry_after` is in seconds, where a header of the service's own asks for it."""
 
     code: str | None = None
     message: str | None = None
     request_id: str | None = None
-    region: str | None = None
+    retry_after: float | None = None
+    error: Callable[[str, ErrorContext], StoreError] | None = None
+    """Makes the error, where its class does not follow from code and status; then the request is not repeated."""
 
 
 ReadFault = Callable[[int, Mapping[str, str], bytes], Fault | None]
@@ -97,7 +96,7 @@ class _Failed(Exception):
 
 
 class Service:
-    """An endpoint of one kind of store. Belongs to one Trio run."""
+    """An endpoint of one kind of store; `headers` go with every request. Belongs to one Trio run."""
 
     def __init__(
         self,
@@ -107,10 +106,10 @@ class Service:
         read_fault: ReadFault,
         policy: RetryPolicy,
         *,
-        user_agent: str = _USER_AGENT,
+        headers: Mapping[str, str] = _EMPTY,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", "user-agent": user_agent}
+        self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", **headers}
         self.endpoint = endpoint
         self.pool = pool
         self.signer = signer
@@ -120,8 +119,11 @@ class Service:
         self._jitter = jitter
         self._use_expect = True
 
-    async def send(self, request: Request, download: Download | None = None) -> Answer:
-        """The answer to `request`: a 2xx one. Errors: a `StoreError`, after the attempts the policy allows."""
+    async def send(self, request: Request, download: Download | None = None, *, retry: bool = True) -> Answer:
+        """The answer to `request`: a 2xx one. Errors: a `StoreError`, after the attempts the policy allows.
+
+        Without `retry` there is one attempt.
+        """
         attempt = sent = 1
         spent = 0
         while True:
@@ -130,7 +132,7 @@ class Service:
             except _Failed as failed:
                 if download is not None and download.broke_off():
                     attempt = 1
-                delay = self._next_delay(request, failed, attempt)
+                delay = self._next_delay(request, failed, attempt) if retry else None
                 if delay is None:
                     raise failed.error from failed.error.__cause__
                 spent += self.policy.price(failed.failure)
@@ -173,8 +175,9 @@ class Service:
         if download is not None:
             asked, query = download.narrow(asked, query)
         headers = self._headers(request.method, asked, size, expect=expect)
-        query = await self.signer.sign(request.method, request.path, query, headers, request.payload_hash)
-        target = f"{request.path}?{query}" if query else request.path
+        path = self.endpoint.prefix + request.path
+        query = await self.signer.sign(request.method, path, query, headers)
+        target = f"{path}?{query}" if query else path
         head = request_head(request.method, target, headers)
         try:
             return await self._on_connection(request, head, download, expect=expect)
@@ -223,8 +226,8 @@ class Service:
             key=request.key,
             endpoint=str(self.endpoint),
             status=status,
-            code=fault.code if fault else None,
-            request_id=fault.request_id if fault else None,
+            code=shown(fault.code, 100) if fault and fault.code else None,
+            request_id=shown(fault.request_id, 200) if fault and fault.request_id else None,
             attempts=sent,
         )
 
@@ -245,15 +248,15 @@ class Service:
     def _refused(self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int) -> _Failed:
         """The server answered with an error."""
         context = self._context(request, sent, answer.status, fault)
-        message = fault.message or f"the server answered {answer.status}"
-        if fault.region is not None and answer.status in (301, 302, 307, 400, 403):
-            return _Failed(Failure.FINAL, WrongRegionError(message, context, fault.region))
+        message = shown(fault.message or "") or f"the server answered {answer.status}"
+        if fault.error is not None:
+            return _Failed(Failure.FINAL, fault.error(message, context))
         if download is not None and download.tells_change(answer.status):
             message = "the object was replaced since its etag was learned"
             return _Failed(Failure.FINAL, ObjectChangedError(message, context))
         failure = failure_of(answer.status, fault.code)
         error = error_class(answer.status if answer.status >= 300 else 500, fault.code)(message, context)
-        return _Failed(failure, error, server_asks=_server_asks(answer.headers))
+        return _Failed(failure, error, server_asks=fault.retry_after or seconds(answer.headers.get("retry-after"), 1.0))
 
     def close(self) -> None:
         """Close the connections."""
@@ -267,10 +270,6 @@ class _StaleConnectionError(Exception):
     """A kept-alive connection was closed by the server before it answered."""
 
 
-def _server_asks(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `x-amz-retry-after` (milliseconds) or `Retry-After` (seconds; dates are ignored)."""
-    for name, unit in (("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        if value.isdecimal() and len(value) < 10:
-            return int(value) * unit
-    return None
+def seconds(text: str | None, unit: float) -> float | None:
+    """A wait that a header asks for in whole units of `unit` seconds; `None` for anything else, a date too."""
+    return int(text) * unit if text is not None and text.isdecimal() and len(text) < 10 else None

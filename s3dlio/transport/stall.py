@@ -3,7 +3,7 @@
 Theory of operation. A cancel scope around every wait would be a good part of what a small request costs. So waits are
 only noted, with their time, and one task of the run looks after them: it sleeps till the first is due, and ends when
 there is nothing to look after. A stream that was silent for half the limit is asked to be content with less (see
-:meth:`.stream.Stream.settle_for_less`), since few bytes are progress too; after the whole limit it is given up, which
+:meth:`.stream.Stream.accept_any`), since few bytes are progress too; after the whole limit it is given up, which
 ends its waits. So a peer is given up after one limit, or one and a half where it fell silent in the middle of a body.
 
 Invariant: a stream is noted while a task waits for it, with the time of its newest wait: two tasks may wait, one to
@@ -24,7 +24,7 @@ class Waiting(Protocol):
     waits: int
     """How many tasks wait for it."""
 
-    def settle_for_less(self) -> None:
+    def accept_any(self) -> None:
         """Wake up for fewer bytes than were asked for."""
 
     def give_up(self) -> None:
@@ -71,4 +71,4 @@ class StallWatch:
             if now >= since + self.limit:
                 stream.give_up()
             elif now >= since + self.limit / 2:
-                stream.settle_for_less()
+                stream.accept_any()

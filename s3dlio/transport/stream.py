@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from ..errors import ConfigError
-from .endpoints import Endpoint
+from .endpoint import Endpoint
 from .stall import StallWatch
 
 _TURN = 2 << 20
@@ -48,9 +48,9 @@ class Stream:
         """Whether it is encrypted."""
         return self._tls
 
-    def settle_for_less(self) -> None:
+    def accept_any(self) -> None:
         """Wake up for any byte, though :meth:`expect` asked for more."""
-        self.expect(0)
+        self.expect(1)
 
     def give_up(self) -> None:
         """End all waits, with a `TimeoutError`."""
@@ -164,7 +164,7 @@ def tls_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
-        warnings.warn("certificates are not checked: anyone on the way can read and change the data", stacklevel=2)
+        warnings.warn("certificates are not checked: anyone in between can read and change the data", stacklevel=2)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

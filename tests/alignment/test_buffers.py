@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from s3dlio.alignment import AlignedBuffer, buffers, fresh_bytes
+from s3dlio.alignment import AlignedBuffer, fresh_bytes
 
 MIB = 1 << 20
 
@@ -76,31 +76,6 @@ def test_aligned_buffer_is_where_it_says() -> None:
     assert buffer.view[4999] == 7
 
 
-@pytest.mark.parametrize("advice_known", [True, False])
-def test_prefault_keeps_the_contents(advice_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not advice_known:
-        monkeypatch.setattr(buffers, "_advise", lambda *_: False)
-    buffer = AlignedBuffer(10 * mmap.PAGESIZE)
-    buffer.view[:] = pattern = np.random.default_rng(4).bytes(buffer.size)
-    buffer.prefault()
-    assert buffer.view == pattern
-
-
-def test_prefault_maps_every_page() -> None:
-    buffer = AlignedBuffer(64 * mmap.PAGESIZE)
-    before = _resident_pages(buffer)
-    buffer.prefault()
-    assert (before, _resident_pages(buffer)) == (0, 64)
-
-
-def _resident_pages(buffer: AlignedBuffer) -> int:
-    present = 1 << 63
-    with open("/proc/self/pagemap", "rb") as pagemap:
-        pagemap.seek(buffer.address // mmap.PAGESIZE * 8)
-        entries = np.frombuffer(pagemap.read(buffer.capacity // mmap.PAGESIZE * 8), np.uint64)
-    return int(np.count_nonzero(entries & np.uint64(present)))
-
-
 def test_closing_with_views_alive_keeps_their_memory() -> None:
     buffer = AlignedBuffer(100)
     array = np.frombuffer(buffer.view, np.uint8)
@@ -114,9 +89,8 @@ def test_closing_with_views_alive_keeps_their_memory() -> None:
     del array
     gc.collect()
     assert memory() is None
-    for use in (lambda: buffer.view, buffer.prefault):
-        with pytest.raises(ValueError, match="closed"):
-            use()
+    with pytest.raises(ValueError, match="closed"):
+        _ = buffer.view
 
 
 def test_a_buffer_knows_whether_it_is_viewed() -> None:

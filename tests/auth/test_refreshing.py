@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from s3dlio.auth.credentials import ADVISORY, LEAST_USE, MANDATORY, RETRY_AFTER, RefreshingCredentials, refresh_times
+from s3dlio.auth.refreshing import ADVISORY, LEAST_USE, MANDATORY, RETRY_AFTER, RefreshingCredentials, refresh_times
 from s3dlio.errors import NoCredentialsError, PermissionDeniedError
 
 from .fakes import Clock
@@ -106,7 +106,7 @@ async def test_the_default_jitter_differs_between_instances(clock: Clock, monkey
         moments.add(chance)
         return refresh_times(now, expires_at, chance)
 
-    monkeypatch.setattr("s3dlio.auth.credentials.refresh_times", recorded)
+    monkeypatch.setattr("s3dlio.auth.refreshing.refresh_times", recorded)
     for _ in range(8):
         await RefreshingCredentials(Source(clock), clock=clock).get()
     assert len(moments) == 8

@@ -9,9 +9,8 @@ import traceback
 
 import pytest
 
-from s3dlio.auth.credentials import CredentialsProvider, aws_credentials, aws_profile
-from s3dlio.auth.signer import SigV4Signer
-from s3dlio.auth.sigv4 import EMPTY_SHA256, Credentials
+from s3dlio.auth.aws import aws_credentials, aws_profile
+from s3dlio.auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, Credentials, CredentialsProvider, SigV4Signer
 from s3dlio.config import Config
 from s3dlio.errors import ConfigError, NoCredentialsError, StoreError
 
@@ -53,7 +52,7 @@ async def test_reprs_and_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     provider = aws_credentials(Config())
     signer = SigV4Signer(provider, "r")
-    await signer.sign("GET", "/", "", {"host": "h"}, EMPTY_SHA256)
+    await signer.sign("GET", "/", "", {"host": "h", PAYLOAD_HASH: EMPTY_SHA256})
     for thing in (await provider.get(), provider, signer, vars(provider), vars(signer)):
         assert CANARY not in f"{thing!r} {thing!s}"
         with pytest.raises(TypeError, match="not pickled"):
@@ -93,11 +92,11 @@ async def test_a_request_that_cannot_be_signed() -> None:
             return False
 
     signer = SigV4Signer(Provider(), "r")
-    headers = {"host": "h"}
-    await signer.sign("GET", "/", "", headers, EMPTY_SHA256)
+    headers = {"host": "h", PAYLOAD_HASH: EMPTY_SHA256}
+    await signer.sign("GET", "/", "", headers)
     headers["x-amz-meta-a"] = "a\nb"
     with pytest.raises(ConfigError) as caught:
-        await signer.sign("GET", "/", "", headers, EMPTY_SHA256)
+        await signer.sign("GET", "/", "", headers)
     assert CANARY not in full_story(caught.value)
 
 
@@ -142,7 +141,7 @@ async def test_our_logs_at_debug(
         provider = aws_credentials(Config())
         first = await provider.get()
         assert first is not None
-        await SigV4Signer(provider, "r").sign("GET", "/", "", {"host": "h"}, EMPTY_SHA256)
+        await SigV4Signer(provider, "r").sign("GET", "/", "", {"host": "h", PAYLOAD_HASH: EMPTY_SHA256})
         issuer.body = json.dumps({"SecretAccessKey": "secret-1"})
         with pytest.raises(StoreError):
             await provider.refresh(first)

@@ -6,13 +6,14 @@ from email.utils import formatdate
 
 import pytest
 
-from s3dlio.auth.credentials import StaticCredentials
-from s3dlio.auth.signer import Signer, SigV4Signer
-from s3dlio.auth.sigv4 import EMPTY_SHA256, Credentials, sign
+from s3dlio.auth.aws import StaticCredentials
+from s3dlio.auth.signer import Signer
+from s3dlio.auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, Credentials, SigV4Signer, sign
 from s3dlio.errors import ConfigError
 
 from .fakes import Clock
 
+UNSIGNED = {"host": "h", PAYLOAD_HASH: EMPTY_SHA256}
 OLD = Credentials("AKIDOLD", "old-secret", "old-token")
 NEW = Credentials("AKIDNEW", "new-secret")
 
@@ -49,19 +50,17 @@ def signer(provider: Renewable, clock: Clock) -> SigV4Signer:
 
 
 async def signed(signer: Signer) -> dict[str, str]:
-    headers = {"host": "h"}
-    await signer.sign("GET", "/k", "", headers, EMPTY_SHA256)
+    headers = dict(UNSIGNED)
+    await signer.sign("GET", "/k", "", headers)
     return headers
 
 
 def by_hand(credentials: Credentials, now: float, region: str = "eu-west-1") -> dict[str, str]:
-    headers = {"host": "h"}
-    return headers | sign(
+    return UNSIGNED | sign(
         method="GET",
         path="/k",
         query="",
-        headers=headers,
-        payload_hash=EMPTY_SHA256,
+        headers=UNSIGNED,
         credentials=credentials,
         region=region,
         now=now,
@@ -84,7 +83,7 @@ async def test_anonymous_adds_nothing_and_recovers_from_nothing(clock: Clock) ->
     assert not await signer.recover("ExpiredToken", 400, {})
     assert not await signer.recover("RequestTimeTooSkewed", 403, dated(clock.now + 3600))
     with pytest.raises(ConfigError, match="control"):
-        await signer.sign("PUT", "/k", "", {"x-amz-meta-a": "1\r\n2"}, EMPTY_SHA256)
+        await signer.sign("PUT", "/k", "", {"x-amz-meta-a": "1\r\n2"})
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "TokenRefreshRequired", "InvalidToken"])
@@ -94,7 +93,7 @@ async def test_refused_credentials_are_renewed(
     headers = await signed(signer)
     assert await signer.recover(code, 400, {})
     assert provider.rejected == [OLD]
-    await signer.sign("GET", "/k", "", headers, EMPTY_SHA256)
+    await signer.sign("GET", "/k", "", headers)
     assert headers == by_hand(NEW, clock.now), "nothing of the old token is left"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from s3dlio.blocking.store import BlockingStore
 from s3dlio.compat.s3torchconnector.objects import ObjectInfo
 from s3dlio.compat.s3torchconnector.s3reader import RangedS3Reader, SequentialS3Reader
 from s3dlio.compat.s3torchconnector.source import StoredObject
 from s3dlio.config import Config
 from s3dlio.errors import ErrorContext, IntegrityError, NotFoundError, ObjectChangedError, RangeError, StoreError
 from s3dlio.model import GetResult, ObjectMeta
-from s3dlio.session import BlockingStore
 
 
 @dataclass

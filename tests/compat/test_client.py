@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from s3dlio import model
+from s3dlio.blocking.portal import portal
 from s3dlio.compat.s3torchconnector import S3ClientConfig, S3Exception, S3ReaderConstructor
 from s3dlio.compat.s3torchconnector._s3client import MockS3Client, S3Client
 from s3dlio.compat.s3torchconnector._s3client._s3client import ListObjectStream
@@ -21,7 +22,6 @@ from s3dlio.compat.s3torchconnector.objects import HeadObjectResult, ObjectInfo,
 from s3dlio.compat.s3torchconnector.s3reader import RangedS3Reader
 from s3dlio.config import MiB
 from s3dlio.errors import ProfileNotFoundError, StoreError
-from s3dlio.portal import portal
 from s3dlio.version import __version__
 
 from ..servers.faults import Fault, FaultServer, fault_server
@@ -156,7 +156,7 @@ def test_a_failed_page_can_be_asked_for_again(
     listing = client.list_objects(bucket, max_keys=4)
     next(listing)
     with monkeypatch.context() as patched:
-        patched.setattr("s3dlio.session.BlockingStore.list_page", _fail)
+        patched.setattr("s3dlio.blocking.store.BlockingStore.list_page", _fail)
         with pytest.raises(S3Exception, match="out of order"):
             next(listing)
     assert [info.key for page in listing for info in page.object_info] == filled[4:]

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset, IterableDataset, Subset, random_split
 
+from s3dlio.blocking.readahead import ReadAhead, Want
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader, source
 from s3dlio.compat.s3torchconnector import s3iterable_dataset as module
+from s3dlio.compat.s3torchconnector._s3bucket_key_data import S3BucketKeyData
 from s3dlio.compat.s3torchconnector._s3client import S3Client
+from s3dlio.compat.s3torchconnector._s3dataset_common import get_objects_from_prefix
 from s3dlio.compat.s3torchconnector.s3reader import SequentialS3Reader
-from s3dlio.readahead import ReadAhead, Want
 
 from ..servers.seaweedfs import SeaweedFS
 
@@ -173,6 +175,17 @@ def test_an_absent_object_is_met_where_it_is_read(uri: str, bucket: str) -> None
         except S3Exception as error:
             seen.append(str(error))
     assert seen == [BODIES[KEYS[1]], "Service error: The key does not exist", BODIES[KEYS[2]]]
+
+
+def test_an_error_in_finding_the_objects_comes_after_those_that_were_found(uri: str) -> None:
+    def find(client: S3Client) -> Iterator[S3BucketKeyData]:
+        yield from get_objects_from_prefix(uri, client)
+        raise LookupError("there is no more of the list")
+
+    bodies: list[bytes] = []
+    with pytest.raises(LookupError, match="no more of the list"):
+        bodies.extend(item.read() for item in S3IterableDataset("us-east-1", find))
+    assert bodies == list(BODIES.values())
 
 
 def test_the_errors_of_a_transform_are_its_own(uri: str) -> None:

@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.checkpoint.utils import _ReaderView
 
+from s3dlio.blocking.portal import portal
+from s3dlio.blocking.store import BlockingStore
 from s3dlio.compat.s3torchconnector import S3ClientConfig, S3Exception, S3ReaderConstructor
 from s3dlio.compat.s3torchconnector._s3client import S3Client
 from s3dlio.compat.s3torchconnector.s3reader import (
@@ -47,8 +49,7 @@ from s3dlio.compat.s3torchconnector.s3reader.dcp_optimized import (
 from s3dlio.compat.s3torchconnector.source import StoredObject
 from s3dlio.config import Config, KiB, MiB
 from s3dlio.errors import ServerError
-from s3dlio.portal import portal
-from s3dlio.session import BlockingStore
+from s3dlio.urls import parse_uri
 
 from ..servers.seaweedfs import SeaweedFS
 from ..watched import WatchedStore, watched_store
@@ -540,7 +541,7 @@ def test_a_closed_reader_gives_its_memory_back_and_lets_its_requests_go() -> Non
 
 
 def test_an_unread_reader_can_be_pickled_and_a_read_one_cannot() -> None:
-    store = BlockingStore(f"memory://{uuid4()}", Config())
+    store = BlockingStore(parse_uri(f"memory://{uuid4()}/"), Config())
     store.put(KEY, DATA)
     source = StoredObject(store, "bucket", KEY)
     reader = DCPOptimizedS3Reader("bucket", KEY, ITEMS, source.info, source.stream)
@@ -613,7 +614,7 @@ def test_new_ranges_take_the_place_of_the_old() -> None:
 
 def test_the_constructor_chooses_by_what_it_was_told() -> None:
     constructor = S3ReaderConstructor.dcp_optimized(max_gap_size=5)
-    source = StoredObject(BlockingStore("s3://bucket", Config()), "bucket", "checkpoint/__0_0.distcp")
+    source = StoredObject(BlockingStore(parse_uri("s3://bucket/"), Config()), "bucket", "checkpoint/__0_0.distcp")
     call: dict[str, Any] = {"bucket": "bucket", "get_object_info": source.info, "get_stream": source.stream}
     for key in (".metadata", "checkpoint/.metadata", "checkpoint/__0.metadata"):
         assert type(constructor(key=key, **call)) is SequentialS3Reader

@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from s3dlio.compat import s3torchconnector as ours
 from .additions import ADDITIONS
 
 OF_OUR_OWN = {
-    *("collation", "errors", "objects", "source", "uri", "s3reader.fetched", "s3reader.fetching"),
+    *("collation", "errors", "objects", "source", "uri", "s3reader.fetching"),
     *("dcp.guards", "dcp.loading", "dcp.saved_tensor"),
     *("_s3client._s3client.reader_of", "_s3client.s3client_config.parts_in_flight"),
     *("_s3client.s3client_config.store_config", "_s3client._s3client.S3Client.pages"),
@@ -32,11 +33,9 @@ OF_OUR_OWN = {
     *("_s3client.MockS3Client.store", "dcp.s3_file_system.S3FileSystem.file_items"),
     *("dcp.s3_file_system.S3StorageReader.read_data", "dcp.s3_file_system.S3StorageWriter.finish"),
     *("dcp.s3_file_system.S3StorageWriter.prepare_local_plan", "dcp.s3_file_system.S3StorageWriter.write_data"),
-    *(
-        "s3reader.dcp_optimized.check_gap",
-        "s3reader.dcp_optimized.group_ranges",
-        "s3reader.named",
-    ),
+    *("s3reader.dcp_optimized.check_gap", "s3reader.dcp_optimized.group_ranges"),
+    *("s3reader.s3reader.NamedReader", "s3reader.s3reader.FetchedReader"),
+    *("s3reader.s3reader.check_bucket", "s3reader.s3reader.writable_view"),
     *("s3reader.sequential.SequentialS3Reader.readline", "s3reader.ranged.RangedS3Reader.readline"),
 }
 """How it is made here, by path: modules, functions, methods that are inherited there. No program needs to know them."""
@@ -49,6 +48,9 @@ _BEHIND_KWARGS: dict[str, Callable[[Any], object]] = {
     "dcp.s3_file_system.S3StorageWriter(sync_files)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", sync_files=True),
 }
 """Parameters that no signature shows."""
+
+_NAMELESS = ("self", "args", "kwargs")
+"""Parameters that there is nothing to say about."""
 
 _DATA_MODEL = ("__enter__", "__exit__", "__getitem__", "__getitems__", "__iter__", "__len__", "__next__")
 """Methods that Python or PyTorch calls, by position."""
@@ -97,12 +99,16 @@ class _Surface:
     def __init__(self, root: ModuleType) -> None:
         self.root = root
         self.told: dict[str, object] = {}
+        self.texts: dict[str, str] = {}
+        """What an editor shows of each function, method and class."""
         self.classes: dict[str, type] = {}
         """Each class once, by the path under which its members are told."""
         found = [(path, *each) for path in _PATHS for each in _names(_module(root, path))]
         for path, name, value in found:
-            if inspect.isclass(value) and value not in self.classes.values() and self._is_home(value, path):
-                self.classes[f"{path}.{name}".lstrip(".")] = value
+            told = f"{path}.{name}".lstrip(".")
+            is_new = inspect.isclass(value) and value not in self.classes.values() and told not in OF_OUR_OWN
+            if is_new and self._is_home(value, path):
+                self.classes[told] = value
         for path, name, value in found:
             self._add(f"{path}.{name}".lstrip("."), value)
 
@@ -138,6 +144,7 @@ class _Surface:
                 yield name, inspect.getattr_static(kind, name)
 
     def _add_parameters(self, path: str, target: Any) -> None:
+        self.texts[path] = inspect.getdoc(target) or ""
         for position, each in enumerate(_parameters(target)):
             place = None if each.kind in (each.KEYWORD_ONLY, each.VAR_KEYWORD) else position
             self.told[f"{path}({each.name})"] = (each.kind.name, place, _default(each))
@@ -223,6 +230,17 @@ def test_classes_are_of_the_same_kinds(theirs: _Surface, mine: _Surface) -> None
     for path, kind in theirs.classes.items():
         names = {each.__name__ for each in kind.__mro__}
         assert names <= {each.__name__ for each in mine.classes[path].__mro__}, path
+
+
+def test_every_parameter_is_described(mine: _Surface) -> None:
+    """In the docstring of its function, or of the class whose method it is."""
+    undescribed = []
+    for path in (each for each in mine.told if each.endswith(")")):
+        owner, _, name = path.removesuffix(")").partition("(")
+        text = mine.texts[owner] + mine.texts.get(owner.rpartition(".")[0], "")
+        if owner not in OF_OUR_OWN and name not in _NAMELESS and not re.search(rf"`[^`]*\b{name}\b[^`]*`", text):
+            undescribed.append(path)
+    assert undescribed == []
 
 
 def test_the_root_exports_the_same_names() -> None:

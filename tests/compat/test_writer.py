@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import trio
 
+from s3dlio.blocking.store import BlockingWriter
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3Writer
 from s3dlio.errors import ErrorContext, ServerError, StoreError
-from s3dlio.session import BlockingWriter
 
 from ..servers.seaweedfs import SeaweedFS
 

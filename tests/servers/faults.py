@@ -214,9 +214,9 @@ def ranged(data: bytes, headers: dict[str, str], heard: Mapping[str, str]) -> Tr
     return Truth(206, {**headers, "content-range": f"bytes {start}-{end - 1}/{len(data)}"}, data[start:end])
 
 
-def _range(said: str, size: int) -> tuple[int, int]:
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", said)
-    assert match is not None, f"not a range: {said!r}"
+def _range(value: str, size: int) -> tuple[int, int]:
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", value)
+    assert match is not None, f"not a range: {value!r}"
     if not match[1]:
         return max(0, size - int(match[2])), size
     return int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
@@ -367,10 +367,10 @@ async def cutting_proxy(port: int, cuts: Iterable[int]) -> AsyncIterator[str]:
         limit = next(limits, None)
         server = await trio.open_tcp_stream(HOST, port)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with server, trio.open_nursery() as ways:
-                ways.start_soon(_pump, client, server, None)
+            async with server, trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, client, server, None)
                 await _pump(server, client, limit)
-                ways.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await trio.aclose_forcefully(client)
 

@@ -26,7 +26,17 @@ from s3dlio.errors import (
     UnsupportedError,
     UploadNotFoundError,
 )
-from s3dlio.model import BoundedRange, GetRange, ObjectMeta, OffsetRange, Part, PutOptions, SuffixRange
+from s3dlio.model import (
+    BoundedRange,
+    GetOptions,
+    GetRange,
+    ListOptions,
+    ObjectMeta,
+    OffsetRange,
+    Part,
+    PutOptions,
+    SuffixRange,
+)
 from s3dlio.stores.store import BytesSink, ObjectStore
 
 KEY = "folder/object.bin"
@@ -136,7 +146,7 @@ class StoreConformance:
     ) -> None:
         await store.put(KEY, b"0123456789")
         sink = BytesSink()
-        result = await store.fetch(KEY, sink, byte_range=byte_range)
+        result = await store.fetch(KEY, sink, GetOptions(byte_range=byte_range))
         assert sink.data == expected == await store.get_range(KEY, byte_range)
         assert b"0123456789"[result.start : result.end] == expected
         assert result.meta.size == 10
@@ -193,9 +203,9 @@ class StoreConformance:
     async def test_if_none_match_spares_the_body(self, store: ObjectStore) -> None:
         etag = (await store.put(KEY, b"first")).etag
         with pytest.raises(NotModifiedError):
-            await store.fetch(KEY, BytesSink(), if_none_match=etag)
+            await store.fetch(KEY, BytesSink(), GetOptions(if_none_match=etag))
         sink = BytesSink()
-        await store.fetch(KEY, sink, if_none_match=OTHER_ETAG)
+        await store.fetch(KEY, sink, GetOptions(if_none_match=OTHER_ETAG))
         assert sink.data == b"first"
 
     async def test_what_a_listing_knew_may_be_stale(self, store: ObjectStore) -> None:
@@ -391,7 +401,7 @@ class StoreConformance:
         keys: list[str] = []
         token: str | None = None
         while True:
-            page = await store.list_page(token=token, limit=limit)
+            page = await store.list_page("", ListOptions(token=token, limit=limit))
             assert len(page.objects) <= limit
             keys += [meta.key for meta in page.objects]
             token = page.token
@@ -539,7 +549,7 @@ async def folded(store: ObjectStore, prefix: str, delimiter: str, limit: int) ->
     prefixes: list[str] = []
     token: str | None = None
     while True:
-        page = await store.list_page(prefix, delimiter=delimiter, token=token, limit=limit)
+        page = await store.list_page(prefix, ListOptions(delimiter=delimiter, token=token, limit=limit))
         assert len(page.objects) <= limit
         keys += [meta.key for meta in page.objects]
         prefixes += page.prefixes

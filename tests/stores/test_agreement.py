@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from s3dlio.config import Config
 from s3dlio.errors import StoreError
-from s3dlio.model import BoundedRange, GetRange, OffsetRange, PutOptions, SuffixRange
+from s3dlio.model import BoundedRange, GetRange, ListOptions, OffsetRange, PutOptions, SuffixRange
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import ObjectStore
 from s3dlio.stores.wrapper import PrefixStore
 
@@ -88,7 +88,7 @@ def listing(prefix: str, limit: int) -> Work:
     async def work(store: ObjectStore) -> object:
         found, token = set[object](), None
         while True:
-            page = await store.list_page(prefix, token=token, limit=limit)
+            page = await store.list_page(prefix, ListOptions(token=token, limit=limit))
             found |= {(meta.key, meta.size) for meta in page.objects}
             token = page.token
             if token is None:

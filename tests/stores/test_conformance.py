@@ -9,7 +9,7 @@ import pytest
 
 from s3dlio.config import Config
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import ObjectStore
 from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from s3dlio.model import GetRange, GetResult, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
+from s3dlio.model import (
+    DEFAULT_GET,
+    DEFAULT_PUT,
+    GetOptions,
+    GetResult,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Sink,
+    Upload,
+)
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.stores.store import DEFAULT_PUT
 from s3dlio.stores.wrapper import WrapperStore
 from s3dlio.transfer import ParallelStore
 
@@ -43,17 +53,9 @@ class Recorder(WrapperStore):
         finally:
             self.running -= 1
 
-    async def fetch(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        byte_range: GetRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-    ) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
         async with self._noted("fetch"):
-            return await super().fetch(key, sink, byte_range=byte_range, if_match=if_match, if_none_match=if_none_match)
+            return await super().fetch(key, sink, options)
 
     async def head(self, key: str) -> ObjectMeta:
         async with self._noted("head"):

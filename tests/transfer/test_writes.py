@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from s3dlio import transfer
 from s3dlio.alignment.buffers import AlignedBuffer
+from s3dlio.blocking.portal import BlockingPortal, portal
+from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.errors import (
     PermissionDeniedError,
@@ -24,9 +26,8 @@ from s3dlio.errors import (
     StoreError,
 )
 from s3dlio.model import Part, PutOptions, Upload
-from s3dlio.portal import BlockingPortal, portal
-from s3dlio.session import BlockingStore
 from s3dlio.transfer import ParallelStore
+from s3dlio.urls import Uri
 
 from .recorder import DATA, KEY, PART, OurOwnError, Recorder, cut, write
 
@@ -518,8 +519,8 @@ def _blocking(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> BlockingSt
     """The recorder behind the portal, in parts of ten bytes."""
     monkeypatch.setattr(transfer, "MIN_PART", PART)
     kept = ParallelStore(recorder, part_size=PART, parts_in_flight=3)
-    monkeypatch.setattr(BlockingStore, "opened", lambda self, door: kept)
-    return BlockingStore("memory://writes", Config())
+    monkeypatch.setattr(BlockingStore, "opened", lambda self, portal: kept)
+    return BlockingStore(Uri("memory", "writes", ""), Config())
 
 
 def test_small_writes_of_another_thread_do_not_visit_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from s3dlio.auth.credentials import CredentialsProvider
+from s3dlio.auth.sigv4 import CredentialsProvider
 from s3dlio.config import Config
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 
 from ..servers.faults import FaultServer, fault_server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -23,8 +24,8 @@ from s3dlio.errors import (
     StoreError,
     ThrottledError,
 )
-from s3dlio.model import BoundedRange, GetResult, OffsetRange, Part, PutOptions, SuffixRange, Upload
-from s3dlio.stores.s3 import S3Store
+from s3dlio.model import BoundedRange, GetOptions, GetResult, OffsetRange, Part, PutOptions, SuffixRange, Upload
+from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import BytesSink
 
 from ..servers.faults import NOTHING, Fault, FaultServer, error_body, etag_of, refusal
@@ -94,6 +95,21 @@ async def test_throttled_for_ever(clock: MockClock, server: FaultServer, make_st
     assert caught.value.attempts == len(server.requests) == 4
     assert caught.value.operation == operation
     assert caught.value.status == 503
+
+
+async def test_each_exchange_is_logged_once(
+    clock: MockClock, server: FaultServer, store: S3Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "s3dlio.transport")
+    server.script += [refusal(503, "SlowDown")]
+    await store.get("key")
+    await store.put("a b", b"data")
+    error_size = len(error_body("SlowDown"))
+    assert [message for message in caplog.messages if "again in" not in message] == [
+        f"GET /bucket/key (0 bytes): 503 ({error_size} bytes)",
+        f"GET /bucket/key (0 bytes): 200 ({len(DATA)} bytes)",
+        "PUT /bucket/a%20b (4 bytes): 200 (0 bytes)",
+    ]
 
 
 async def test_a_throttled_store_is_not_an_empty_one(clock: MockClock, server: FaultServer, store: S3Store) -> None:
@@ -337,7 +353,7 @@ async def test_a_connection_closed_at_the_wrong_moment_is_not_charged(
 async def test_conditions_of_a_read(server: FaultServer, store: S3Store) -> None:
     etag = etag_of(DATA)
     with pytest.raises(NotModifiedError):
-        await store.fetch("key", BytesSink(), if_none_match=etag)
+        await store.fetch("key", BytesSink(), GetOptions(if_none_match=etag))
     assert await store.get("key", if_match=etag.strip('"')) == DATA
     assert len(server.requests) == 2
 
@@ -386,7 +402,7 @@ async def test_a_sink_of_the_wrong_size(server: FaultServer, store: S3Store) -> 
 
 async def test_a_listing_that_makes_no_sense_says_where(server: FaultServer, store: S3Store) -> None:
     server.always = Fault(200, body=b"<html>log in</html>")
-    with pytest.raises(ProtocolError, match="asked for a listing") as caught:
+    with pytest.raises(ProtocolError, match="ListBucketResult") as caught:
         await store.list_page()
     error = caught.value
     assert (error.operation, error.bucket) == ("ListObjectsV2", "bucket")

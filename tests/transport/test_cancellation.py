@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 
 from ..servers.faults import NOTHING, Fault, FaultServer
 from .conftest import DATA, ROOT, MakeStore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -10,13 +11,13 @@ import trio
 import trio.testing
 
 from s3dlio.errors import ProtocolError
-from s3dlio.transport.client import Answer, Connection
+from s3dlio.transport.connection import Answer, Connection
 from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import Stream
 
 from .test_http1 import SMUGGLING, head_of
 
-REQUEST = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
+REQUEST = b"GET /b/k%20?X-Signature=canary HTTP/1.1\r\nhost: h\r\nauthorization: canary\r\n\r\n"
 CHUNKED = head_of("Transfer-Encoding: chunked")
 LENGTH = head_of("Content-Length: 5")
 
@@ -31,6 +32,7 @@ ANSWERS: dict[str, tuple[bytes, bytes, bool]] = {
     "HTTP/1.0": (head_of("Content-Length: 5", status="HTTP/1.0 200 OK") + b"hello", b"hello", False),
     "more than asked for": (LENGTH + b"hello" + LENGTH + b"again", b"hello", False),
     "more after chunks": (CHUNKED + b"5\r\nhello\r\n0\r\n\r\nHTTP", b"hello", False),
+    "more of the same after chunks": (CHUNKED + b"0\r\n\r\n" + LENGTH + b"again", b"", False),
     "no content": (head_of(status="HTTP/1.1 204 No Content"), b"", True),
 }
 
@@ -125,8 +127,39 @@ async def test_bodies_are_bounded() -> None:
             await exchange(sent)
 
 
+@pytest.mark.parametrize("sent", [head_of() + b"hello", CHUNKED + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"])
+async def test_bodies_without_a_length_are_bounded(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr("s3dlio.transport.connection.MAX_BUFFERED", 5)
+    assert (await exchange(sent))[0].body == b"hello"
+    monkeypatch.setattr("s3dlio.transport.connection.MAX_BUFFERED", 4)
+    for step in (None, 1):
+        with pytest.raises(ProtocolError, match="longer than 4 bytes"):
+            await exchange(sent, step)
+
+
 async def test_a_head_request_has_no_body() -> None:
     answer, connection = await exchange(head_of("Content-Length: 5"), method="HEAD")
     assert (answer.body, answer.headers["content-length"], connection.reusable) == (b"", "5", True)
     answer, connection = await exchange(head_of(status="HTTP/1.1 404 Not Found"), method="HEAD")
     assert (answer.body, connection.reusable) == (b"", True)
+
+
+async def test_any_byte_wakes_who_waits_after_a_large_body() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        connection = Connection(Stream(near, StallWatch(60)))
+        far.send(head_of("Content-Length: 100000") + bytes(100_000))
+        assert (await connection.exchange("GET", REQUEST, landing=None)).body == bytes(100_000)
+        assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+async def test_an_exchange_is_logged_without_what_may_sign_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "s3dlio.transport")
+    await exchange(LENGTH + b"hello")
+    await exchange(head_of("Content-Length: 2", status="HTTP/1.1 404 Not Found") + b"no", method="DELETE")
+    assert caplog.messages == ["GET /b/k%20 (0 bytes): 200 (5 bytes)", "DELETE /b/k%20 (0 bytes): 404 (2 bytes)"]
+    caplog.clear()
+    caplog.set_level(logging.INFO, "s3dlio.transport")
+    await exchange(LENGTH + b"hello")
+    assert not caplog.messages

@@ -36,6 +36,7 @@ class Reader:
         self.download = Download("key", self._sink, describe, byte_range, if_match)
 
     def asked(self) -> dict[str, str]:
+        """The headers of the next request."""
         headers, query = self.download.narrow({}, "")
         assert not query
         return headers
@@ -44,12 +45,6 @@ class Reader:
         assert not self.view, "the sink is asked once"
         self.view = bytearray(coming.end - coming.start)
         return memoryview(self.view)
-
-    def condition(self) -> dict[str, str]:
-        """The headers of the next request."""
-        headers, query = self.download.narrow({}, "")
-        assert not query
-        return headers
 
     def receive(self, status: int, headers: Mapping[str, str], body: bytes, cut: int | None = None) -> bool:
         """One answer, of which `cut` bytes arrive; whether it was taken as the object, and came to its end."""
@@ -65,10 +60,10 @@ class Reader:
 
 def answer(data: bytes, asked: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
     """What an honest server says."""
-    said = asked.get("range")
-    if said is None:
+    value = asked.get("range")
+    if value is None:
         return 200, {"etag": ETAG}, data
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", said)
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", value)
     assert match is not None
     if not match[1]:
         start, end = max(0, len(data) - int(match[2])), len(data)
@@ -123,10 +118,10 @@ def test_no_lie_shifts_a_byte(byte_range: GetRange | None, cut: int, answers: li
     start, end = resolve(byte_range, len(data))
     for lie in answers:
         reader.download.broke_off()
-        said = lie["range"]
-        begin, stop = (said[0], said[1] + 1) if isinstance(said, tuple) else (0, len(data))
+        told = lie["range"]
+        begin, stop = (told[0], told[1] + 1) if isinstance(told, tuple) else (0, len(data))
         headers = {"etag": str(lie["etag"])} if lie["etag"] else {}
-        headers |= {"content-range": f"bytes {said[0]}-{said[1]}/{said[2]}"} if isinstance(said, tuple) else {}
+        headers |= {"content-range": f"bytes {told[0]}-{told[1]}/{told[2]}"} if isinstance(told, tuple) else {}
         try:
             whole = reader.receive(int(str(lie["status"])), headers, data[begin:stop])
         except (ProtocolError, ObjectChangedError, RangeError):
@@ -142,6 +137,14 @@ def test_errors_are_not_the_object(status: int) -> None:
     assert not reader.receive(status, {"etag": ETAG}, b"an explanation")
     assert reader.download.result is None
     assert not reader.view
+
+
+@pytest.mark.parametrize("size", ["4611686018427387904", "9223372036854775807", "9223372036854775808", "9" * 30])
+def test_sizes_that_no_object_has(size: str) -> None:
+    reader = Reader(BoundedRange(0, 5))
+    with pytest.raises(ProtocolError, match="makes no sense"):
+        reader.receive(206, {"etag": ETAG, "content-range": f"bytes 0-4/{size}"}, b"01234")
+    assert reader.download.result is None
 
 
 def test_ranges_on_the_wire() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio.errors import ProtocolError
+from s3dlio.errors import InvalidKeyError, ProtocolError
 from s3dlio.transport.http1 import (
     ChunkedDecoder,
     Framing,
@@ -18,7 +18,10 @@ from s3dlio.transport.http1 import (
     body_framing,
     http_date,
     parse_head,
+    parse_size,
     quote_etag,
+    quote_path,
+    quote_query,
     request_head,
 )
 
@@ -75,6 +78,7 @@ SMUGGLING = {
     "empty length": head_of("Content-Length:"),
     "length not ASCII": head_of("Content-Length: \N{SUPERSCRIPT TWO}"),
     "length of a googol": head_of(f"Content-Length: 1{'0' * 100}"),
+    "length of 64 bits": head_of("Content-Length: 9223372036854775807"),
     "length and chunks": head_of("Content-Length: 1", "Transfer-Encoding: chunked"),
     "chunks and length": head_of("Transfer-Encoding: chunked", "Content-Length: 1"),
     "chunked twice": head_of("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
@@ -145,14 +149,51 @@ def test_dates_that_are_none(text: str) -> None:
     assert http_date(text) is None or len(text) >= 24
 
 
-pieces_of = st.lists(st.binary(min_size=1, max_size=50), max_size=6)
-extensions = st.sampled_from([b"", b";a=b", b" ;x", b"\t"])
+@pytest.mark.parametrize("text", ["0", "7", "0000000000000000012", "4611686018427387903"])
+def test_sizes(text: str) -> None:
+    assert parse_size(text) == int(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "", " 1", "1 ", "1\n", "+1", "-1", "1.0", "1e3", "0x1", "1_000", "\N{SUPERSCRIPT TWO}"),
+        *("\N{ARABIC-INDIC DIGIT ONE}", "4611686018427387904", "9223372036854775807", "9" * 19, "0" * 20, "9" * 5000),
+    ],
+)
+def test_what_is_no_size(text: str | None) -> None:
+    assert parse_size(text) is None
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_quoted_path_is_one_word_that_means_the_key(key: str) -> None:
+    quoted = quote_path(key)
+    assert set(quoted) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/%")
+    plain = quoted.encode().split(b"%")
+    assert plain[0] + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in plain[1:]) == key.encode()
+
+
+def test_queries_are_sorted_after_quoting() -> None:
+    pairs = [("b", "2"), ("a", "/"), ("a", "."), ("uploads", ""), ("ä", "1")]
+    assert quote_query(pairs) == "%C3%A4=1&a=%2F&a=.&b=2&uploads="
+    assert quote_query([]) == ""
+
+
+def test_keys_without_utf8_form_are_refused() -> None:
+    with pytest.raises(InvalidKeyError, match="UTF-8") as caught:
+        quote_path("a\udc80")
+    assert caught.value.key == "a\udc80"
+    with pytest.raises(InvalidKeyError, match="UTF-8"):
+        quote_query([("prefix", "\ud800")])
+
+
+extensions = st.sampled_from([b"", b";x", b";a=b", b';a="b c";d', b";chunk-signature=0a"])
 
 
 @st.composite
 def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A message's body, and the same in chunks."""
-    pieces = draw(pieces_of)
+    pieces = draw(st.lists(st.binary(min_size=1, max_size=50), max_size=6))
     encoded = b"".join(
         b"%b%b\r\n%b\r\n" % (draw(st.sampled_from([b"%x", b"%X", b"000%x"])) % len(piece), draw(extensions), piece)
         for piece in pieces
@@ -161,32 +202,66 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return b"".join(pieces), encoded + b"0" + draw(extensions) + b"\r\n" + trailers + b"\r\n"
 
 
-def decode(*pieces: bytes) -> tuple[bytes, bytes, bool]:
-    """What a decoder makes of `pieces`: the body, what follows it, and whether it has ended."""
+def decode(*pieces: bytes) -> tuple[bytes, bool, bool]:
+    """What a decoder makes of `pieces`: the body, whether it has ended, and whether anything follows it."""
     decoder, body = ChunkedDecoder(), bytearray()
-    for number, piece in enumerate(pieces):
-        body += b"".join(decoder.feed(piece))
+    for number, piece in enumerate(pieces, 1):
+        body += decoder.feed(piece)
         if decoder.done:
-            return bytes(body), decoder.excess + b"".join(pieces[number + 1 :]), True
-    return bytes(body), b"", False
+            return bytes(body), True, decoder.excess or bool(b"".join(pieces[number:]).strip(b"\r\n"))
+    return bytes(body), False, False
 
 
-@given(chunked(), st.binary(max_size=10), st.lists(st.integers(0, 400), max_size=8))
-def test_chunks_in_any_pieces(message: tuple[bytes, bytes], after: bytes, cuts: list[int]) -> None:
+def in_bytes(stream: bytes) -> list[bytes]:
+    return [bytes([byte]) for byte in stream]
+
+
+@given(chunked(), st.binary(max_size=10) | st.just(head_of("Content-Length: 1") + b"x"))
+def test_chunks_in_any_pieces(message: tuple[bytes, bytes], after: bytes) -> None:
     body, encoded = message
-    stream = encoded + after
-    places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
-    pieces = [stream[start:end] for start, end in pairwise(places)]
-    assert decode(*pieces) == (body, after, True)
-    assert decode(*(bytes([byte]) for byte in stream)) == (body, after, True)
+    stream, expected = encoded + after, (body, True, bool(after.strip(b"\r\n")))
+    assert decode(*in_bytes(stream)) == expected
+    for cut in range(len(stream)):
+        assert decode(stream[:cut], stream[cut:]) == expected
 
 
 @given(chunked(), st.integers(1, 400))
 def test_chunks_that_break_off(message: tuple[bytes, bytes], missing: int) -> None:
     body, encoded = message
-    got, _, done = decode(encoded[: max(0, len(encoded) - missing)])
+    got, done, _ = decode(encoded[: max(0, len(encoded) - missing)])
     assert not done
     assert body.startswith(got)
+
+
+def model(stream: bytes) -> tuple[bytes, bool, bool] | None:
+    """What :func:`decode` must give for a stream that begins with a whole chunked body; `None` for any other."""
+    body = bytearray()
+    while line := re.match(rb"([0-9A-Fa-f]{1,16})(?:;[\w+]+(?:=[\w+]+)?)*\r\n", stream):
+        size, stream = int(line[1], 16), stream[line.end() :]
+        if not size:
+            end = re.match(rb"(?:[\w+]+:[^\r\n]*\r\n)*\r\n", stream)
+            return (bytes(body), True, bool(stream[end.end() :].strip(b"\r\n"))) if end else None
+        body += stream[:size]
+        if stream[size : size + 2] != b"\r\n":
+            return None
+        stream = stream[size + 2 :]
+    return None
+
+
+fragments = st.sampled_from(
+    [
+        *(b"0", b"1", b"2", b"a", b"F", b"g", b"+", b" ", b"\r", b"\n", b"\r\n", b"\r\n", b"\r\n"),
+        *(b";x", b";x=y", b"x: y\r\n", b"1\r\na\r\n", b"2\r\n\r\n\r\n", b"0\r\n", b"0\r\n\r\n"),
+    ]
+)
+
+
+@given(st.lists(fragments, max_size=12))
+def test_a_body_ends_where_the_model_says(pieces: list[bytes]) -> None:
+    expected = model(b"".join(pieces))
+    for cut_up in (pieces, [b"".join(pieces)], in_bytes(b"".join(pieces))):
+        outcome = _outcome(cut_up)
+        assert outcome == expected if expected else outcome is None or not outcome[1]
 
 
 MALFORMED = {
@@ -195,16 +270,23 @@ MALFORMED = {
     "sign": b"+1\r\na\r\n0\r\n\r\n",
     "prefix": b"0x1\r\na\r\n0\r\n\r\n",
     "leading space": b" 1\r\na\r\n0\r\n\r\n",
+    "trailing space": b"1 \r\na\r\n0\r\n\r\n",
     "negative": b"-1\r\n",
     "LF alone": b"1\na\r\n0\r\n\r\n",
     "CR in an extension": b"1;\rx\r\na\r\n0\r\n\r\n",
+    "NUL in an extension": b"1;x=\0\r\na\r\n0\r\n\r\n",
     "too long": b"2\r\nabc\r\n0\r\n\r\n",
     "too short": b"2\r\na\r\n0\r\n\r\n",
     "wrong end": b"1\r\na\n\n0\r\n\r\n",
     "huge": b"1" + b"0" * 16 + b"\r\n",
     "trailer of LF alone": b"0\r\n\n",
-    "endless line": b"1;" + b"x" * 5000 + b"\r\na\r\n0\r\n\r\n",
-    "endless trailers": b"0\r\n" + b"a: b\r\n" * 20_000 + b"\r\n",
+    "folded trailer": b"0\r\na: b\r\n c\r\n\r\n",
+    "trailer without a colon": b"0\r\na\r\n\r\n",
+    "length in a trailer": b"0\r\ncontent-length: 1\r\n\r\n",
+    "endless size": b"0" * 70_000,
+    "endless line": b"1;" + b"x" * 70_000,
+    "endless trailers": b"0\r\n" + b"a: b\r\n" * 20_000,
+    "one endless trailer": b"0\r\na: " + b"b" * 70_000,
 }
 
 
@@ -214,7 +296,12 @@ def test_malformed_chunks(stream: str) -> None:
     with pytest.raises(ProtocolError):
         decode(encoded)
     with pytest.raises(ProtocolError):
-        decode(*(bytes([byte]) for byte in encoded))
+        decode(*in_bytes(encoded))
+
+
+def test_many_small_chunks_are_no_endless_line() -> None:
+    stream = b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n"
+    assert decode(stream) == decode(*in_bytes(stream)) == (b"a" * 20_000, True, False)
 
 
 @given(st.lists(st.binary(max_size=30), max_size=10))
@@ -222,8 +309,8 @@ def test_any_bytes_are_the_same_in_any_pieces(pieces: list[bytes]) -> None:
     assert _outcome(pieces) == _outcome([b"".join(pieces)])
 
 
-def _outcome(pieces: list[bytes]) -> object:
+def _outcome(pieces: list[bytes]) -> tuple[bytes, bool, bool] | None:
     try:
         return decode(*pieces)
     except ProtocolError:
-        return "refused"
+        return None

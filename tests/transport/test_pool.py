@@ -12,7 +12,7 @@ import trio.testing
 
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, StoreError
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.pool import ConnectionPool
 
 from ..servers.faults import NOTHING, Fault, FaultServer, fault_server

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, ObjectChangedError, ProtocolError, RangeError, StoreError
 from s3dlio.model import BoundedRange, GetRange, GetResult, OffsetRange, SuffixRange
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 
 from ..servers.faults import NOTHING, Fault, FaultServer, cutting_proxy, etag_of
 from ..servers.seaweedfs import SeaweedFS
@@ -144,15 +144,16 @@ WRONG_RANGES: dict[str, str | None] = {
     "no size": "bytes 10-19/*",
     "another unit": "lines 10-19/1000003",
     "nonsense": "10 to 19",
+    "of no size that can be": "bytes 10-19/9223372036854775807",
     "huge": f"bytes 10-{'9' * 5000}/{'9' * 5000}",
     "not ASCII": "bytes 10-1\N{SUPERSCRIPT ONE}/1000003",
 }
 
 
-@pytest.mark.parametrize("said", WRONG_RANGES)
-async def test_wrong_ranges_are_refused(clock: MockClock, big: FaultServer, store: S3Store, said: str) -> None:
+@pytest.mark.parametrize("name", WRONG_RANGES)
+async def test_wrong_ranges_are_refused(clock: MockClock, big: FaultServer, store: S3Store, name: str) -> None:
     view = memoryview(bytearray(10))
-    big.always = Fault(headers={"content-range": WRONG_RANGES[said]})
+    big.always = Fault(headers={"content-range": WRONG_RANGES[name]})
     with pytest.raises(ProtocolError) as caught:
         await store.get_into("big", view, start=10)
     assert not any(view)

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from s3dlio.errors import ConnectionFailedError, PermissionDeniedError, ProtocolError
 from s3dlio.model import PutOptions
-from s3dlio.stores.s3 import S3Store
+from s3dlio.stores.s3.store import S3Store
 
 from ..servers.faults import NOTHING, Fault, FaultServer, error_body, refusal
 from .conftest import DATA, ROOT
@@ -54,7 +54,7 @@ async def test_a_long_head_after_an_ignored_expect(clock: MockClock, server: Fau
 
 
 async def test_permission_after_the_wait(clock: MockClock, server: FaultServer, store: S3Store) -> None:
-    """The 100 arrives when the body is on its way: the body goes on."""
+    """The 100 arrives when the body is being sent: the body goes on."""
     server.always = Fault(proceed=5.0, sip=(MiB, 0.1))
     await store.put("large", LARGE)
     assert server.objects[f"{ROOT}large"] == LARGE
@@ -98,7 +98,7 @@ async def test_refused_instead_of_permission(server: FaultServer, store: S3Store
 @pytest.mark.parametrize("size", [20_000, 200_000, 600_000, MiB - 1])
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 async def test_refused_in_mid_upload(server: FaultServer, store: S3Store, size: int, *, reset: bool) -> None:
-    """What the server said counts. Only a reset can destroy it before it is read; then there are more attempts."""
+    """The server's answer counts. Only a reset can destroy it before it is read; then there are more attempts."""
     server.always = Fault(403, body=DENIED, early=True, reset=reset)
     with pytest.raises((PermissionDeniedError, ConnectionFailedError)) as caught:
         await store.put("new", LARGE[:size])
@@ -111,7 +111,7 @@ async def test_refused_in_mid_upload(server: FaultServer, store: S3Store, size: 
 async def test_refused_while_many_megabytes_are_coming(
     clock: MockClock, server: FaultServer, store: S3Store, *, wait: bool
 ) -> None:
-    """The server reads a little, refuses, and goes; what it said counts, not that the rest could not be sent."""
+    """The server reads a little, refuses, and goes; its answer counts, not that the rest could not be sent."""
     body = LARGE * 4
     server.script += [Fault(proceed=None if wait else 0.0, refuse_after=100_000, status=403, body=DENIED)]
     with pytest.raises(PermissionDeniedError) as caught:

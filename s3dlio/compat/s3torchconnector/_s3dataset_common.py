@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ._s3bucket_key_data import S3BucketKeyData, record_of
@@ -11,9 +12,8 @@ from ._s3client._s3client import ReaderConstructor, reader_of
 from .objects import ObjectInfo
 from .s3reader import S3Reader
 from .source import StoredObject
-from .uri import parse_s3_uri, split_uri
-
-__all__ = ["DatasetObjects", "get_objects_from_prefix", "get_objects_from_uris", "identity", "parse_s3_uri"]
+from .uri import parse_s3_uri as parse_s3_uri
+from .uri import split_uri
 
 Transform = Callable[[S3Reader], Any]
 GetDatasetObjects = Callable[[S3Client], Iterable[S3BucketKeyData]]
@@ -27,40 +27,33 @@ def identity(obj: S3Reader) -> S3Reader:
 def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Iterator[S3BucketKeyData]:
     """The objects whose keys begin with the key of `s3_uri`, listed page by page."""
     uri = split_uri(s3_uri)
-    pages = client.pages(uri.bucket, uri.key, scheme=uri.scheme)
-    return (record_of(uri.scheme, uri.bucket, meta.key, ObjectInfo.of(meta)) for page in pages for meta in page.objects)
+    return (record_of(uri, meta.key, ObjectInfo.of(meta)) for page in client.pages(uri) for meta in page.objects)
 
 
 def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:
     """The objects that URIs name, in their order. Whether they exist is not asked."""
     uris = [object_uris] if isinstance(object_uris, str) else object_uris
-    return [record_of(uri.scheme, uri.bucket, uri.key) for uri in map(split_uri, uris)]
+    return [record_of(uri, uri.key) for uri in map(split_uri, uris)]
 
 
+@dataclass
 class DatasetObjects:
     """Where the objects of a dataset are, and how an item is made of one."""
 
-    def __init__(
-        self,
-        client: S3Client,
-        find: GetDatasetObjects,
-        transform: Transform,
-        reader_constructor: ReaderConstructor | None,
-    ) -> None:
-        self.client = client
-        self._find = find
-        self._transform = transform
-        self._reader_constructor = reader_constructor
+    client: S3Client
+    find: GetDatasetObjects
+    transform: Transform
+    reader_constructor: ReaderConstructor | None
 
     def records(self) -> Iterable[S3BucketKeyData]:
         """What the dataset consists of, found anew."""
-        return self._find(self.client)
+        return self.find(self.client)
 
     def stored(self, record: S3BucketKeyData) -> StoredObject:
         """The object behind a record."""
-        scheme = getattr(record, "scheme", "s3")
+        scheme = getattr(record, "scheme", "s3")  # records of a `get_dataset_objects` of somebody's own have none
         return self.client.stored_object(record.bucket, record.key, record.object_info, scheme)
 
     def item(self, stored: StoredObject) -> Any:
         """What the dataset gives for an object."""
-        return self._transform(reader_of(stored, self._reader_constructor))
+        return self.transform(reader_of(stored, self.reader_constructor))

@@ -66,7 +66,7 @@ def s3_exception(error: StoreError, absent: str = KEY_ABSENT) -> S3Exception:
 def _text(error: StoreError, absent: str) -> str:
     if isinstance(error, BucketNotFoundError):
         return absent if absent == OBJECT_ABSENT else BUCKET_ABSENT
-    if type(error) is NotFoundError:
+    if type(error) is NotFoundError:  # not what is derived from it, which is absent in another sense
         return absent
     if isinstance(error, ProfileNotFoundError):
         return f"invalid AWS credentials: {error.message}"

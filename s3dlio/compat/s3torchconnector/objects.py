@@ -26,7 +26,7 @@ class RestoreStatus(NamedTuple):
 
 
 class HeadObjectResult:
-    """One object as a HEAD describes it. Two are equal where all they say is."""
+    """One object as a HEAD describes it. Two that tell the same are equal."""
 
     __slots__ = ("meta",)
 
@@ -51,7 +51,7 @@ class HeadObjectResult:
 
     @classmethod
     def of(cls, meta: ObjectMeta) -> Self:
-        """What the store said, in the original's terms."""
+        """A store's answer, in the original's terms."""
         made = cls.__new__(cls)
         made.meta = meta
         return made
@@ -73,7 +73,7 @@ class HeadObjectResult:
 
     @property
     def storage_class(self) -> str | None:
-        """As the server says."""
+        """The service's own word; `None` where it gives none."""
         return self.meta.storage_class
 
     @property
@@ -126,7 +126,7 @@ class ListObjectResult:
 
 
 def known_meta(key: str, info: HasSize | None) -> ObjectMeta | None:
-    """What `info` says about an object, in our own terms. It may be anybody's: only `size` must be there."""
+    """What `info` tells of an object, in our own terms. It may be anybody's: only `size` must be there."""
     if info is None:
         return None
     if isinstance(info, HeadObjectResult):

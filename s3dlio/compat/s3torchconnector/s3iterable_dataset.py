@@ -1,7 +1,7 @@
-"""A dataset of objects to iterate. Bodies travel in company (:mod:`.source`): iteration reads ahead.
+"""A dataset of objects to iterate.
 
-That is not to be seen except by the clock: the order, the shards, the laziness and the errors are those of one request
-after the other.
+Bodies are read ahead (:mod:`.source`), which only the clock shows: the order, the shards, the laziness and the errors
+are those of one request after the other.
 """
 
 from __future__ import annotations
@@ -24,16 +24,24 @@ from ._s3dataset_common import (
     get_objects_from_uris,
     identity,
 )
-from .source import Pass
+from .source import Iteration
 
 
 class S3IterableDataset(IterableDataset[Any]):
     """Objects to iterate over, any number of times; each time they are listed again.
 
+    Mostly it is made by :meth:`from_prefix` or :meth:`from_objects`; else `get_dataset_objects`, called with an
+    `S3Client` when the iteration begins, gives records with `bucket`, `key` and `object_info` (or `None`).
+
+    `region` is that of the bucket, `endpoint` the URL of its service; where they are `None`, the environment names
+    them. `transform` makes an item of an `S3Reader`; by default the reader is the item. `s3client_config` is an
+    `S3ClientConfig`: part size, attempts, credentials.
     With `enable_sharding` every worker of every rank gets its own share: object `i` of the listing belongs to rank
     `i % world_size` and there to worker `i // world_size % num_workers`. Without it, all get everything.
-    `reader_constructor` is called with the keywords `bucket`, `key`, `get_object_info` and `get_stream`.
-    `region` may be `None`: then it comes from the environment.
+    `reader_constructor` makes the readers, see `S3ReaderConstructor`; it is called with the keywords `bucket`, `key`,
+    `get_object_info` and `get_stream`.
+
+    Errors come from the iteration: `S3Exception`, and what `transform` raises.
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class S3IterableDataset(IterableDataset[Any]):
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
         self._objects = DatasetObjects(client, get_dataset_objects, transform, reader_constructor)
         self._enable_sharding = enable_sharding
-        self._rank, self._world_size = _rank_and_world_size()
+        self._rank, self._world_size = _rank_and_world_size()  # now: a worker process has no process group
 
     @classmethod
     def from_prefix(
@@ -63,8 +71,13 @@ class S3IterableDataset(IterableDataset[Any]):
         enable_sharding: bool = False,
         reader_constructor: ReaderConstructor | None = None,
     ) -> Self:
-        """All objects whose keys begin with the key of `s3_uri`.
+        """All objects whose keys begin with the key of `s3_uri`, in the order of the listing.
 
+        `s3_uri` is a bucket and a prefix, as in `s3://bucket/train/`; a prefix is plain text, and no slash is added to
+        it. `region` and `endpoint` (a URL) come from the environment where they are `None`. `transform` makes an item
+        of an `S3Reader`, by default the reader is the item. `s3client_config` tunes the client, `reader_constructor`
+        says how objects are read (by default sequentially: see `S3ReaderConstructor`). With `enable_sharding` workers
+        and ranks divide the objects, without it each gets all.
         Errors: `ValueError` for the URI and `S3Exception` for the listing, both when the dataset is iterated.
         """
         return cls(
@@ -89,8 +102,13 @@ class S3IterableDataset(IterableDataset[Any]):
         enable_sharding: bool = False,
         reader_constructor: ReaderConstructor | None = None,
     ) -> Self:
-        """The objects that the URIs name, in their order. Whether they exist is found out when they are read.
+        """The objects that `object_uris` name, in their order. Whether they exist is found out when they are read.
 
+        `object_uris` is one URI or several; a generator is good for one iteration. `region` and `endpoint` (a URL) come
+        from the environment where they are `None`. `transform` makes an item of an `S3Reader`, by default the reader is
+        the item. `s3client_config` tunes the client, `reader_constructor` says how objects are read (by default
+        sequentially: see `S3ReaderConstructor`). With `enable_sharding` workers and ranks divide the objects, without
+        it each gets all.
         Errors: `ValueError` for a URI, when the dataset is iterated.
         """
         return cls(
@@ -115,7 +133,7 @@ class S3IterableDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         records = islice(self._objects.records(), *self._share())
-        return map(self._objects.item, Pass(map(self._objects.stored, records)))
+        return map(self._objects.item, Iteration(map(self._objects.stored, records)))
 
     def _share(self) -> tuple[int, None, int]:
         """First index and step of this process's share."""

@@ -26,8 +26,16 @@ from .source import StoredObject, in_one_batch
 class S3MapDataset(Dataset[Any]):
     """Objects to index. They are listed once, on the first `len` or index; the list is kept, also in a pickle.
 
-    `reader_constructor` is called with the keywords `bucket`, `key`, `get_object_info` and `get_stream`.
-    `region` may be `None`: then it comes from the environment.
+    Mostly it is made by :meth:`from_prefix` or :meth:`from_objects`; else `get_dataset_objects`, called with an
+    `S3Client` on first use, gives records with `bucket`, `key` and `object_info` (or `None`).
+
+    `region` is that of the bucket, `endpoint` the URL of its service; where they are `None`, the environment names
+    them. `transform` makes an item of an `S3Reader`; by default the reader is the item. `s3client_config` is an
+    `S3ClientConfig`: part size, attempts, credentials.
+    `reader_constructor` makes the readers, see `S3ReaderConstructor`; it is called with the keywords `bucket`, `key`,
+    `get_object_info` and `get_stream`.
+
+    Errors come from `len` and indexing: `S3Exception`, `IndexError`, and what `transform` raises.
     """
 
     def __init__(
@@ -54,8 +62,12 @@ class S3MapDataset(Dataset[Any]):
         s3client_config: S3ClientConfig | None = None,
         reader_constructor: ReaderConstructor | None = None,
     ) -> Self:
-        """All objects whose keys begin with the key of `s3_uri`.
+        """All objects whose keys begin with the key of `s3_uri`, in the order of the listing.
 
+        `s3_uri` is a bucket and a prefix, as in `s3://bucket/train/`; a prefix is plain text, and no slash is added to
+        it. `region` and `endpoint` (a URL) come from the environment where they are `None`. `transform` makes an item
+        of an `S3Reader`, by default the reader is the item. `s3client_config` tunes the client, `reader_constructor`
+        says how objects are read (by default sequentially: see `S3ReaderConstructor`).
         Errors: `ValueError` for the URI and `S3Exception` for the listing, both on first use.
         """
         return cls(
@@ -78,8 +90,11 @@ class S3MapDataset(Dataset[Any]):
         s3client_config: S3ClientConfig | None = None,
         reader_constructor: ReaderConstructor | None = None,
     ) -> Self:
-        """The objects that the URIs name, in their order. Whether they exist is found out when they are read.
+        """The objects that `object_uris` name, in their order. Whether they exist is found out when they are read.
 
+        `object_uris` is one URI or several. `region` and `endpoint` (a URL) come from the environment where they are
+        `None`. `transform` makes an item of an `S3Reader`, by default the reader is the item. `s3client_config` tunes
+        the client, `reader_constructor` says how objects are read (by default sequentially: see `S3ReaderConstructor`).
         Errors: `ValueError` for a URI, on first use.
         """
         return cls(
@@ -109,7 +124,7 @@ class S3MapDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items of one batch; `DataLoader` calls this. Once a body is read, all of them are fetched together."""
-        if type(self).__getitem__ is not S3MapDataset.__getitem__:
+        if type(self).__getitem__ is not S3MapDataset.__getitem__:  # a subclass makes items of its own
             return [self[i] for i in indices]
         return [self._objects.item(stored) for stored in in_one_batch(map(self._stored, indices))]
 

@@ -10,12 +10,11 @@ import io
 import os
 import sys
 import threading
-from types import TracebackType
 from typing import Any, Self
 
 import trio
 
-from ...session import BlockingWriter
+from ...blocking.store import BlockingWriter
 from .errors import S3Exception, translated
 
 
@@ -28,7 +27,8 @@ class S3Writer(io.BufferedIOBase):
 
     A writer that is dropped without `close` publishes what it was given, because
     `torch.save(state, checkpoint.writer(uri))` is a known idiom; not, however, in a forked child or while the
-    interpreter shuts down. Several threads may write and close.
+    interpreter shuts down. Several threads may write and close. Writers are made by `S3Checkpoint.writer` and
+    `S3Client.put_object`; `stream` is the upload that takes the bytes.
     """
 
     def __init__(self, stream: BlockingWriter) -> None:
@@ -36,15 +36,13 @@ class S3Writer(io.BufferedIOBase):
         self._position = 0
         self._closed = False
         self._failure: BaseException | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # a signal handler may close the writer in the middle of a write
         self._process = os.getpid()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *trace: object) -> None:
         if kind is None:
             self.close()
             return
@@ -86,7 +84,7 @@ class S3Writer(io.BufferedIOBase):
             try:
                 with translated():
                     self.stream.close()
-            except BaseException:
+            except BaseException:  # also an interrupt, after which the upload must not go on
                 self.stream.abort()
                 raise
 
@@ -99,7 +97,6 @@ class S3Writer(io.BufferedIOBase):
         """Do nothing: there is no way to publish a part of an object."""
 
     def readable(self) -> bool:
-        """False."""
         return False
 
     def writable(self) -> bool:
@@ -126,7 +123,7 @@ class S3Writer(io.BufferedIOBase):
                 self.stream.abort()
 
     def __del__(self) -> None:
-        unpublished = not getattr(self, "_closed", True) and self._failure is None
+        unpublished = not getattr(self, "_closed", True) and self._failure is None  # __init__ may not have run
         if not unpublished or self._process != os.getpid() or sys.is_finalizing():
             return
         if trio.lowlevel.in_trio_run():

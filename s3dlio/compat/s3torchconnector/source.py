@@ -1,11 +1,11 @@
-"""The bytes of one object, from its store or from a stream somebody gives, and the company it is read in.
+"""The bytes of one object, from its store or from a stream somebody gives, and the group it is read in.
 
-Objects of a dataset are rarely read alone. A :class:`StoredObject` may belong to a pass over a dataset (:class:`Pass`:
-bodies are read ahead of the consumer) or to a batch (:class:`Batch`: the first body asked for starts all of them).
-Either is only a faster way to the same bytes.
+Objects of a dataset are rarely read alone. A :class:`StoredObject` may belong to an iteration over a dataset
+(:class:`Iteration`: bodies are read ahead of the consumer) or to a batch (:class:`Batch`: the first body asked for
+starts all of them). The bytes are the same, they only come sooner.
 
 Objects that are not read yet travel between processes, as in a `DataLoader` whose workers hand unread readers to the
-main process. Their company does not, but those that arrive in one pickle form a batch there: pickle keeps the identity
+main process. Their group does not, but those that arrive in one pickle form a batch there: pickle keeps the identity
 of what they share, which unpickles as an empty batch, and each of them joins it.
 """
 
@@ -17,10 +17,10 @@ from itertools import tee
 from typing import Any, Protocol
 
 from ...alignment.buffers import fresh_bytes
+from ...blocking.portal import Job
+from ...blocking.readahead import ReadAhead, Want
+from ...blocking.store import BlockingStore
 from ...model import GetResult, ObjectMeta
-from ...portal import Job
-from ...readahead import ReadAhead, Want
-from ...session import BlockingStore
 from .errors import OBJECT_ABSENT, translated
 from .objects import HasSize, HeadObjectResult, known_meta
 
@@ -29,7 +29,7 @@ GetStream = Callable[..., Iterator[bytes]]
 """`get_stream(start=None, end=None)`: the bytes from `start` to `end` (exclusive), in pieces."""
 
 
-class Company(Protocol):
+class ReadGroup(Protocol):
     """Objects that are read together."""
 
     small: bool
@@ -45,7 +45,7 @@ class Company(Protocol):
 class StoredObject:
     """One object of a store. Errors leave its methods as `S3Exception`."""
 
-    __slots__ = ("_company", "_info", "_position", "bucket", "key", "known", "store")
+    __slots__ = ("_group", "_info", "_position", "bucket", "key", "known", "store")
 
     def __init__(self, store: BlockingStore, bucket: str, key: str, info: HasSize | None = None) -> None:
         self.store = store
@@ -53,15 +53,15 @@ class StoredObject:
         self.key = key
         self.known = known_meta(key, info)
         self._info = info
-        self._company: Company | None = None
+        self._group: ReadGroup | None = None
         self._position = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (self.store, self.bucket, self.key, self._info, self._company)
+        return _arrive, (self.store, self.bucket, self.key, self._info, self._group)
 
-    def belong(self, company: Company, position: int) -> None:
-        """Get the whole body from `company` from now on."""
-        self._company, self._position = company, position
+    def read_with(self, group: ReadGroup, position: int) -> None:
+        """Get the whole body from `group` from now on, as its member at `position`."""
+        self._group, self._position = group, position
 
     @property
     def root(self) -> str:
@@ -75,11 +75,10 @@ class StoredObject:
 
     @property
     def part_size(self) -> int:
-        """Bytes."""
         return self.store.config.part_size
 
     def info(self) -> HasSize:
-        """What the listing said, else what a HEAD says, once."""
+        """What a listing told, or else a HEAD, which is sent once."""
         if self._info is None:
             self._info = HeadObjectResult.of(self.head())
         return self._info
@@ -94,29 +93,25 @@ class StoredObject:
             stop, etag = min(end or version.size, version.size), version.etag
 
     def head(self) -> ObjectMeta:
-        """Size, etag and the rest, by a HEAD."""
         with translated(OBJECT_ABSENT):
             return self.store.head(self.key)
 
     def whole(self) -> bytes:
-        """The whole object."""
         with translated():
-            if self._company is not None:
-                return self._company.body(self._position, self.want)
+            if self._group is not None:
+                return self._group.body(self._position, self.want)
             return self.store.get(self.key, known=self.known)
 
     def first_part(self) -> tuple[bytes, ObjectMeta]:
-        """The first part, and what its answer says about the object."""
-        if self._company is not None and self._company.small:
+        if self._group is not None and self._group.small:
             data = self.whole()
             return data, ObjectMeta(key=self.key, size=len(data))
         data, version = self._piece(0, None, None)
-        if self._company is not None:
-            self._company.small = version.size <= self.part_size
+        if self._group is not None:
+            self._group.small = version.size <= self.part_size
         return data, version
 
     def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
-        """Bytes `start` to `end`; more than a part at once are fetched in parallel."""
         if end - start <= self.part_size:
             return self._piece(start, end, etag)
         data, view = fresh_bytes(end - start)
@@ -127,7 +122,6 @@ class StoredObject:
         return self.store.begin_get_into(self.key, view, start=start, if_match=etag)
 
     def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
-        """Receive the bytes from `start` straight into `view`."""
         with translated():
             return self.store.get_into(self.key, view, start=start, if_match=etag).meta
 
@@ -138,10 +132,10 @@ class StoredObject:
         return data, result.meta
 
 
-def _arrive(store: BlockingStore, bucket: str, key: str, info: HasSize | None, company: Company | None) -> StoredObject:
+def _arrive(store: BlockingStore, bucket: str, key: str, info: HasSize | None, group: ReadGroup | None) -> StoredObject:
     arrived = StoredObject(store, bucket, key, info)
-    if company is not None:
-        company.join(arrived)
+    if group is not None:
+        group.join(arrived)
     return arrived
 
 
@@ -156,16 +150,16 @@ class Batch:
         return Batch, ()
 
     def join(self, member: StoredObject) -> None:
-        """Take `member` in, unless the fetching has begun."""
         if "_ahead" not in self.__dict__:
-            member.belong(self, len(self._wants))
+            member.read_with(self, len(self._wants))
             self._wants.append(member.want)
 
     def body(self, position: int, want: Want) -> bytes:
-        """The whole body of the member at `position`, which is `want`. The first call starts all."""
         ahead: ReadAhead | None = self.__dict__.get("_ahead")
         if ahead is None:
-            ahead = self.__dict__.setdefault("_ahead", _started(self._wants))
+            # of threads that come here at once one wins, and the other's has fetched nothing yet. A lock would do as
+            # well, but for a process that is forked while it is held
+            ahead = self.__dict__.setdefault("_ahead", _eager(self._wants))
         return ahead.body(position, want)
 
 
@@ -177,15 +171,15 @@ def in_one_batch(members: Iterable[StoredObject]) -> list[StoredObject]:
     return together
 
 
-def _started(wants: list[Want]) -> ReadAhead:
+def _eager(wants: list[Want]) -> ReadAhead:
     ahead = ReadAhead(wants, eager=True)
-    for _ in ahead:
+    for _ in ahead:  # only positions that were yielded have bodies
         pass
     return ahead
 
 
-class Pass:
-    """One pass over the objects of a dataset, in their order. Once bodies are read, those to come are read ahead."""
+class Iteration:
+    """One iteration over the objects of a dataset, in order. Once bodies are read, those to come are read ahead."""
 
     def __init__(self, objects: Iterable[StoredObject]) -> None:
         self.small = False
@@ -196,15 +190,15 @@ class Pass:
         return Batch, ()
 
     def __iter__(self) -> Iterator[StoredObject]:
+        # _ahead first: it meets a source's error, and keeps it until the objects before are out
         for (position, _), member in zip(self._ahead, self._objects, strict=False):
-            member.belong(self, position)
+            member.read_with(self, position)
             yield member
 
     def join(self, member: StoredObject) -> None:
-        """A pass has only the members it began with; a copy of one of them stands alone."""
+        """Do nothing: a copy of a member stands alone."""
 
     def body(self, position: int, want: Want) -> bytes:
-        """The whole body of the member at `position`, which is `want`."""
         return self._ahead.body(position, want)
 
 
@@ -222,31 +216,27 @@ class StreamedObject:
         self._meta: ObjectMeta | None = None
 
     def head(self) -> ObjectMeta:
-        """The size, asked for once."""
         if self._meta is None:
             self._meta = ObjectMeta(key=self.key, size=self._get_object_info().size)
         return self._meta
 
     def whole(self) -> bytes:
-        """The whole object."""
         return b"".join(self._get_stream())
 
     def first_part(self) -> tuple[bytes, ObjectMeta]:
-        """The whole object."""
         data = self.whole()
         return data, ObjectMeta(key=self.key, size=len(data))
 
     def part(self, start: int, end: int, etag: str | None) -> tuple[bytes, ObjectMeta]:
-        """Bytes `start` to `end`."""
         return b"".join(self._get_stream(start, end)), self.head()
 
     def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
-        """Copy the bytes from `start` into `view`."""
         view[:], version = self.part(start, start + len(view), etag)
         return version
 
 
 def source_of(key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> StoredObject | StreamedObject:
     """The object behind the two functions a reader is made of: our own where they are its methods."""
+    # a constructor gets functions alone, as in the original: this is how our readers come to the store all the same
     owner = getattr(get_stream, "__self__", None)
     return owner if isinstance(owner, StoredObject) else StreamedObject(key, get_object_info, get_stream)

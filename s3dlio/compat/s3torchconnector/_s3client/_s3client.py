@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 from urllib.parse import unquote
 
+from ....blocking.store import BlockingStore
 from ....config import Durable
-from ....model import ListPage, PutOptions
-from ....session import BlockingStore, blocking_store
+from ....model import ListOptions, ListPage, PutOptions
+from ....urls import Uri
 from .._user_agent import UserAgent
 from ..errors import OBJECT_ABSENT, translated
 from ..objects import HasSize, HeadObjectResult, ListObjectResult, ObjectInfo
 from ..s3reader import S3Reader, SequentialS3Reader
-from ..s3reader.named import check_bucket
+from ..s3reader.s3reader import check_bucket
 from ..s3writer import S3Writer
 from ..source import StoredObject
 from .s3client_config import S3ClientConfig, store_config
@@ -26,9 +27,13 @@ ReaderConstructor = Callable[..., Any]
 class S3Client:
     """Access to the buckets of one endpoint. Nothing is checked or requested before it is used.
 
-    `region` may be `None`: then it comes from the environment. `durable` is what writes to files wait for, see
-    :class:`s3dlio.Config`. A client can be shared by threads, pickled, and used in a forked child. Errors of the
-    methods: `S3Exception`, and `TypeError` for a name that is no string.
+    `region` and `endpoint` (a URL) say where the buckets are; where they are `None`, the environment does.
+    `s3client_config` is an `S3ClientConfig`, by default one with the default values; `user_agent` is how requests name
+    their sender; `durable` is what writes to files wait for, see :class:`s3dlio.Config`. A client can be shared by
+    threads, pickled, and used in a forked child.
+
+    Methods name an object by `bucket` and `key`, as they are, without any decoding. `scheme` is that of the bucket's
+    URI. Errors of the methods: `S3Exception`, and `TypeError` for a name that is no string.
     """
 
     def __init__(
@@ -76,11 +81,15 @@ class S3Client:
         reader_constructor: ReaderConstructor | None = None,
         scheme: str = "s3",
     ) -> S3Reader:
-        """A reader of one object. No request is made."""
+        """A reader of one object. No request is made.
+
+        `object_info`, where known, has the `size` in bytes, and saves asking for it. `reader_constructor` makes the
+        reader, by default a sequential one: see `S3ReaderConstructor`. Errors: `ValueError` where `bucket` is empty.
+        """
         return reader_of(self.stored_object(bucket, key, object_info, scheme), reader_constructor)
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None, *, scheme: str = "s3") -> S3Writer:
-        """A writer of one object, which appears when the writer is closed."""
+        """A writer of one object, which appears, in `storage_class` (`STANDARD_IA` ...), when the writer is closed."""
         _check_names(bucket, key)
         with translated():
             return S3Writer(self.store(bucket, scheme).open_writer(key, PutOptions(storage_class=storage_class)))
@@ -88,12 +97,16 @@ class S3Client:
     def list_objects(
         self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = 1000, *, scheme: str = "s3"
     ) -> ListObjectStream:
-        """The pages of a listing, of at most `max_keys` keys each, and at most 1000; asked for when wanted."""
+        """The keys that begin with `prefix`, in pages of at most `max_keys` keys (1000 at most), asked for in turn.
+
+        Keys that have `delimiter` after the prefix are shown once for all, in `common_prefixes`, by what leads to it.
+        Errors: `OverflowError` for a negative `max_keys`; those of the requests come while pages are taken.
+        """
         _check_names(bucket, prefix, delimiter)
         return ListObjectStream(self.store(bucket, scheme), bucket, prefix, delimiter, max_keys)
 
     def head_object(self, bucket: str, key: str, *, scheme: str = "s3") -> HeadObjectResult:
-        """Size, etag and the rest of one object."""
+        """Size (bytes), etag and the rest of one object. Errors: also where it is absent."""
         _check_names(bucket, key)
         with translated(OBJECT_ABSENT):
             return HeadObjectResult.of(self.store(bucket, scheme).head(key))
@@ -105,28 +118,27 @@ class S3Client:
             self.store(bucket, scheme).delete(key)
 
     def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str, *, scheme: str = "s3") -> None:
-        """Copy an object, on the server. `src_key` is percent-encoded, `dst_key` is not: so it is in the original."""
+        """Copy the object `src_key` of `src_bucket` to `dst_key` of `dst_bucket`, on the server, replacing any there.
+
+        `src_key` is percent-encoded, `dst_key` is not: so it is in the original.
+        """
         _check_names(src_bucket, src_key, dst_bucket, dst_key)
         elsewhere = src_bucket if src_bucket != dst_bucket else None
         with translated(OBJECT_ABSENT):
             self.store(dst_bucket, scheme).copy(unquote(src_key), dst_key, source_bucket=elsewhere)
 
     def store(self, bucket: str, scheme: str = "s3") -> BlockingStore:
-        """The store behind one bucket.
-
-        Errors: `S3Exception` and `TypeError` for a configuration that cannot be used.
-        """
+        """The store behind one bucket. Errors: `S3Exception`, `TypeError` for a configuration that cannot be used."""
         known = self._stores.get((scheme, bucket))
         if known is None:
             config = store_config(scheme, self._region, self._endpoint, self._s3client_config, **self._settings)
-            with translated():
-                known = self._stores[scheme, bucket] = blocking_store(f"{scheme}://{bucket}", config)
+            known = self._stores[scheme, bucket] = BlockingStore(Uri(scheme, bucket, ""), config)
         return known
 
-    def pages(self, bucket: str, prefix: str, scheme: str = "s3") -> Iterator[ListPage]:
-        """The pages of a listing in our own terms."""
+    def pages(self, uri: Uri) -> Iterator[ListPage]:
+        """The pages of what begins with `uri`, in our own terms."""
         with translated():
-            yield from self.store(bucket, scheme).list_pages(prefix)
+            yield from self.store(uri.bucket, uri.scheme).list_pages(uri.key)
 
     def stored_object(self, bucket: str, key: str, info: HasSize | None = None, scheme: str = "s3") -> StoredObject:
         """One object; `info` is what is known of it. Errors: `ValueError` where `bucket` is empty."""
@@ -135,7 +147,10 @@ class S3Client:
 
 
 class ListObjectStream:
-    """The pages of a listing. Can be pickled between two pages; `continuation_token` leads to the next one."""
+    """The pages of a listing. Can be pickled between two pages; `continuation_token` leads to the next one.
+
+    `store` is that of `bucket`; `prefix`, `delimiter` and `max_keys` as in :meth:`S3Client.list_objects`.
+    """
 
     def __init__(self, store: BlockingStore, bucket: str, prefix: str, delimiter: str, max_keys: int) -> None:
         if operator.index(max_keys) < 0:
@@ -155,9 +170,8 @@ class ListObjectStream:
         if self.complete:
             raise StopIteration
         with translated():
-            page = self._store.list_page(
-                self.prefix, delimiter=self.delimiter, token=self.continuation_token, limit=min(self.max_keys, 1000)
-            )
+            options = ListOptions(self.delimiter, token=self.continuation_token, limit=min(self.max_keys, 1000))
+            page = self._store.list_page(self.prefix, options)
         self.continuation_token = page.token
         self.complete = page.token is None
         return ListObjectResult([ObjectInfo.of(meta) for meta in page.objects], list(page.prefixes))

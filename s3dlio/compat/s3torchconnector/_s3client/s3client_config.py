@@ -26,10 +26,15 @@ _BYTES_IN_FLIGHT = 256 * MiB
 class S3ClientConfig:
     """How the S3 client works. Nothing is checked before the client is first used.
 
-    `throughput_target_gbps` (gigabits a second; 0 means the default) decides how many parts of large objects are under
-    way at once. `part_size` (bytes, 5 MiB to 5 GiB) is the size of parallel range reads and of upload parts. `unsigned`
-    sends no credentials. `force_path_style` puts the bucket into the path. `max_attempts` is how often one request is
-    sent; `AWS_MAX_ATTEMPTS` overrides it. `profile` takes credentials from that profile alone.
+    - `throughput_target_gbps` (gigabits a second; 0 means the default): from it follows how many parts are in flight.
+    - `part_size` (bytes, 5 MiB to 5 GiB) is the size of parallel range reads and of upload parts; those grow, so that
+      10,000 of them, the most there can be, hold any object.
+    - `unsigned` looks for no credentials and sends none, as a public bucket allows.
+    - `force_path_style` puts the bucket into the path; without it, it is in the host name on AWS alone.
+    - `max_attempts` is how often one request is sent before its error is raised; `AWS_MAX_ATTEMPTS` overrides it.
+    - `profile` takes credentials from that profile of the AWS configuration files alone.
+
+    Errors, on first use: `S3Exception` for a value out of bounds, `TypeError` for one of the wrong type.
     """
 
     throughput_target_gbps: float = 10.0
@@ -44,11 +49,7 @@ _ENDPOINTS = {"s3": "endpoint", "az": "azure_endpoint", "abfss": "azure_endpoint
 
 
 def store_config(
-    scheme: str,
-    region: str | None,
-    endpoint: str | None,
-    wanted: S3ClientConfig,
-    **settings: Any,
+    scheme: str, region: str | None, endpoint: str | None, wanted: S3ClientConfig, **settings: Any
 ) -> Config:
     """The settings of the stores of one scheme behind one client; `settings` are further fields of :class:`Config`.
 
@@ -72,7 +73,7 @@ def store_config(
 
 
 def parts_in_flight(gbps: float, part_size: int) -> int:
-    """How many parts of `part_size` bytes to have under way for a throughput: enough, and not too much memory."""
+    """How many parts of `part_size` bytes to have in flight for a throughput: enough, and not too much memory."""
     wanted = (gbps or S3ClientConfig.throughput_target_gbps) * 1e9 / 8 / _ONE_REQUEST
     return max(2, math.ceil(min(wanted, _BYTES_IN_FLIGHT // part_size)))
 

@@ -30,7 +30,6 @@ class Watched(_Around):
 
     @contextmanager
     def create_stream(self, path: Any, mode: str) -> Generator[Any, None, None]:
-        """A stream of the inner file system."""
         try:
             with self._inner.create_stream(path, mode) as stream:
                 yield stream
@@ -54,14 +53,11 @@ class OneStep(_Around):
 
     @contextmanager
     def create_stream(self, path: Any, mode: str) -> Generator[io.BytesIO, None, None]:
-        """A stream into memory."""
         yield self._written.setdefault(str(path), io.BytesIO())
 
     def exists(self, path: Any) -> bool:
-        """False: nothing is to be removed."""
-        return False
+        return False  # PyTorch removes what exists before it renames
 
     def rename(self, old_path: Any, new_path: Any) -> None:
-        """Write what the temporary file holds under its name."""
         with self._inner.create_stream(new_path, "wb") as stream:
             stream.write(self._written.pop(str(old_path)).getbuffer())

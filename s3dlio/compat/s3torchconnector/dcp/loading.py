@@ -1,7 +1,8 @@
 """Loads the items of a plan, file by file in the order of their offsets.
 
-One gather (:mod:`s3dlio.gather`) serves all files: ranges are fetched ahead into aligned buffers, each once, however
-many items want it (a tensor that was saved whole and is loaded in shards is one), and tensors are copied from there.
+One gather (:mod:`s3dlio.blocking.gather`) serves all files: ranges are fetched ahead into aligned buffers, each once,
+however many items want it (a tensor that was saved whole and is loaded in shards is one), and tensors are copied from
+there.
 
 Of a tensor of `DIRECT_FROM` bytes or more only the edges are gathered, which say where its bytes are. Those are
 received straight into the tensor that is loaded, where it can take them as they are; a few such tensors are under way
@@ -15,7 +16,7 @@ import io
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -23,9 +24,9 @@ from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
 
 from ....alignment.buffers import AlignedBuffer
+from ....blocking.gather import Gather, ObjectRanges, Range
+from ....blocking.portal import Job
 from ....config import KiB, MiB
-from ....gather import Gather, Range, Wanted
-from ....portal import Job
 from ..errors import translated
 from .saved_tensor import EdgesFile, SavedTensor, ViewFile, find_tensor, load_tensor
 
@@ -39,7 +40,7 @@ _EDGE = 16 * KiB
 _DIRECT_AT_ONCE = 4
 
 
-class Placed(NamedTuple):
+class SavedItem(NamedTuple):
     """An item to load, and where it was saved."""
 
     item: ReadItem
@@ -73,9 +74,9 @@ class FileItems:
 
     def __init__(self, source: StoredObject, items: Sequence[ReadItem], where: Mapping[Any, _StorageInfo]) -> None:
         self.source = source
-        self.items = sorted((Placed(item, where[item.storage_index]) for item in items), key=lambda each: each.range)
-        ranges = sorted({each for placed in self.items for each in placed.gathered if each[0] < each[1]})
-        self.wanted = Wanted(source.store, source.key, ranges)
+        self.items = sorted((SavedItem(item, where[item.storage_index]) for item in items), key=lambda each: each.range)
+        ranges = sorted({each for item in self.items for each in item.gathered if each[0] < each[1]})
+        self.wanted = ObjectRanges(source.store, source.key, ranges)
 
 
 def load_items(
@@ -87,85 +88,78 @@ def load_items(
     """
     with Gather([each.wanted for each in files], max_gap=max_gap) as gather, _Arrivals(planner) as arrivals:
         for number, file in enumerate(files):
-            loading = _FileLoading(file, number, gather, arrivals, planner, transforms)
-            for placed in file.items:
-                loading.deliver(placed)
+            positions = {wanted: position for position, wanted in enumerate(file.wanted.ranges)}
+            loading = _FileLoading(file.source, number, positions, gather, arrivals, planner, transforms)
+            for saved in file.items:
+                loading.deliver(saved)
 
 
+@dataclass
 class _FileLoading:
-    """The items of one file, on their way to the planner."""
+    """The items of one file, on their way to the planner. `positions` are those of its ranges, for the gather."""
 
-    def __init__(
-        self,
-        file: FileItems,
-        number: int,
-        gather: Gather,
-        arrivals: _Arrivals,
-        planner: LoadPlanner,
-        transforms: _StorageReaderTransforms | None,
-    ) -> None:
-        self._source = file.source
-        self._positions = {wanted: position for position, wanted in enumerate(file.wanted.ranges)}
-        self._number = number
-        self._gather = gather
-        self._arrivals = arrivals
-        self._planner = planner
-        self._transforms = transforms
-        self._looked_at: tuple[Range, SavedTensor | None] | None = None
+    source: StoredObject
+    number: int
+    positions: Mapping[Range, int]
+    gather: Gather
+    arrivals: _Arrivals
+    planner: LoadPlanner
+    transforms: _StorageReaderTransforms | None
+    looked_at: tuple[Range, SavedTensor | None] | None = None
 
-    def deliver(self, placed: Placed) -> None:
+    def deliver(self, saved: SavedItem) -> None:
         """Load one item."""
-        if placed.is_large:
-            self._receive(placed)
+        if saved.is_large:
+            self._receive(saved)
             return
-        view = self._view(placed.range)
-        if placed.descriptors:
-            view = self._transformed(placed, view)
-        if placed.item.type == LoadItemType.BYTE_IO:
-            self._planner.load_bytes(placed.item, io.BytesIO(view))
+        view = self._view(saved.range)
+        if saved.descriptors:
+            view = self._transformed(saved, view)
+        if saved.item.type == LoadItemType.BYTE_IO:
+            self.planner.load_bytes(saved.item, io.BytesIO(view))
         else:
-            self._copy(placed.item, load_tensor(view), self._planner.resolve_tensor(placed.item).detach())
+            self._copy(saved.item, load_tensor(view), self.planner.resolve_tensor(saved.item).detach())
 
     def _view(self, wanted: Range) -> memoryview:
         if wanted[0] == wanted[1]:
             return memoryview(b"")
         with translated():
-            return self._gather.view(self._number, self._positions[wanted])
+            return self.gather.view(self.number, self.positions[wanted])
 
-    def _transformed(self, placed: Placed, view: memoryview) -> memoryview:
-        if self._transforms is None:
-            raise ValueError(f"{placed.item.storage_index} was saved with {placed.descriptors}, new to this PyTorch")
+    def _transformed(self, saved: SavedItem, view: memoryview) -> memoryview:
+        if self.transforms is None:
+            raise ValueError(f"{saved.item.storage_index} was saved with {saved.descriptors}, new to this PyTorch")
         stream: Any = ViewFile(view)
-        return memoryview(self._transforms.transform_load_stream(placed.item, placed.descriptors, stream).read(-1))
+        return memoryview(self.transforms.transform_load_stream(saved.item, saved.descriptors, stream).read(-1))
 
-    def _copy(self, item: ReadItem, saved: torch.Tensor, target: torch.Tensor) -> None:
-        part = narrow_tensor_by_index(saved, item.storage_offsets, item.lengths)
+    def _copy(self, item: ReadItem, loaded: torch.Tensor, target: torch.Tensor) -> None:
+        part = narrow_tensor_by_index(loaded, item.storage_offsets, item.lengths)
         _check_size(item, part.size(), target)
         target.copy_(part)
-        self._planner.commit_tensor(item, target)
+        self.planner.commit_tensor(item, target)
 
-    def _receive(self, placed: Placed) -> None:
+    def _receive(self, saved: SavedItem) -> None:
         """Load a large tensor: straight into the one to be loaded, or else by way of a buffer of its own."""
-        item, start = placed.item, placed.stored.offset
-        saved = self._look_at(placed)
-        target = self._planner.resolve_tensor(item).detach()
-        etag = self._gather.etag(self._number)
-        if (rows := _rows_for(target, item, saved)) is not None:
+        item, start = saved.item, saved.stored.offset
+        found = self._look_at(saved)
+        target = self.planner.resolve_tensor(item).detach()
+        etag = self.gather.etag(self.number)
+        if (rows := _rows_for(target, item, found)) is not None:
             _check_size(item, item.lengths, target)
-            self._arrivals.expect(item, target, self._source.begin_fill(_bytes_of(target), start + rows[0], etag))
+            self.arrivals.expect(item, target, self.source.begin_fill(_bytes_of(target), start + rows[0], etag))
         else:
-            buffer = AlignedBuffer(placed.stored.length)
-            self._source.fill(buffer.view, start, etag)
+            buffer = AlignedBuffer(saved.stored.length)
+            self.source.fill(buffer.view, start, etag)
             self._copy(item, load_tensor(buffer.view), target)
 
-    def _look_at(self, placed: Placed) -> SavedTensor | None:
+    def _look_at(self, saved: SavedItem) -> SavedTensor | None:
         """Where the bytes of the tensor are, by the edges of its archive."""
-        if self._looked_at is None or self._looked_at[0] != placed.range:
-            head, tail = placed.gathered
+        if self.looked_at is None or self.looked_at[0] != saved.range:
+            head, tail = saved.gathered
             begin = memoryview(bytes(self._view(head)))  # the next view may be the end of this one
-            edges = EdgesFile(begin, self._view(tail), placed.stored.length)
-            self._looked_at = placed.range, find_tensor(edges)
-        return self._looked_at[1]
+            edges = EdgesFile(begin, self._view(tail), saved.stored.length)
+            self.looked_at = saved.range, find_tensor(edges)
+        return self.looked_at[1]
 
 
 class _Arrivals:
@@ -185,15 +179,13 @@ class _Arrivals:
         item, target, job = self._expected[0]
         with translated():
             job.result()
-        self._expected.popleft()
+        self._expected.popleft()  # not before: what an interrupt leaves here is cancelled and waited for at the end
         self._planner.commit_tensor(item, target)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             while kind is None and self._expected:
                 self._commit_first()

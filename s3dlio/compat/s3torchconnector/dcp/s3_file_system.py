@@ -34,20 +34,21 @@ from .._user_agent import UserAgent
 from ..errors import OBJECT_ABSENT, S3Exception
 from ..s3reader import DCPOptimizedConstructor, DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor
 from ..s3writer import S3Writer
-from ..uri import split_uri
+from ..uri import AnyPath, split_uri
 from .guards import OneStep, Watched
 from .loading import FileItems, load_items
 from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 
 _log = logging.getLogger(__name__)
 
-AnyPath = str | os.PathLike[str]
-
 
 class S3FileSystem(FileSystemBase):
-    """The objects of buckets as PyTorch's checkpoints see files. Paths are URIs of any scheme.
+    """The objects of buckets as PyTorch's checkpoints see files. Each `path` is a URI of any scheme.
 
-    `region` may be `None`: then it comes from the environment, as the endpoint does where it is not given.
+    `region` and `endpoint` (a URL) say where the buckets are; where they are `None`, the environment does.
+    `s3client_config` is an `S3ClientConfig`: part size, attempts, credentials. With an `s3_client`, that one is used
+    and the rest is its own. `reader_constructor` makes the readers, by default sequential ones. `sync_files` says
+    whether a write to a file waits until it is on the disk; where it is `None`, :class:`s3dlio.Config` decides.
     Errors: `ValueError` for what is no URI, and `S3Exception`.
     """
 
@@ -63,51 +64,48 @@ class S3FileSystem(FileSystemBase):
     ) -> None:
         self._path: AnyPath = ""
         self._reader_constructor = reader_constructor or S3ReaderConstructor.default()
+        reader_type = S3ReaderConstructor.get_reader_type_string(self._reader_constructor)
         self._client = s3_client or S3Client(
             region,
             endpoint=endpoint,
-            user_agent=UserAgent(["dcp", torch.__version__, f"md/reader_type#{self._reader_type}"]),
+            user_agent=UserAgent(["dcp", torch.__version__, f"md/reader_type#{reader_type}"]),
             s3client_config=s3client_config,
             durable=None if sync_files is None else "full" if sync_files else "none",
         )
 
-    @property
-    def _reader_type(self) -> str:
-        return S3ReaderConstructor.get_reader_type_string(self._reader_constructor)
-
     @contextmanager
     def create_stream(self, path: AnyPath, mode: str) -> Generator[S3Reader | S3Writer, None, None]:
-        """A reader (`mode` is `rb`) or a writer (`wb`), for a `with` block.
+        """A reader of the object `path` (`mode` is `rb`) or a writer (`wb`), for a `with` block.
 
         What was written becomes an object when the block ends, and never where it raises.
         Errors: `ValueError` for another mode.
         """
-        uri = split_uri(_text(path))
+        uri, constructor = split_uri(path), self._reader_constructor
+        stream: S3Reader | S3Writer
         if mode == "wb":
-            with self._client.put_object(uri.bucket, uri.key, **_scheme(uri)) as writer:
-                yield writer
+            stream = self._client.put_object(uri.bucket, uri.key, **_scheme(uri))
         elif mode == "rb":
-            constructor = self._reader_constructor
-            with self._client.get_object(uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri)) as reader:
-                yield reader
+            stream = self._client.get_object(uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri))
         else:
             raise ValueError(f"Invalid {mode=}: create_stream only supports rb (read mode) & wb (write mode)")
+        with stream:
+            yield stream
 
     def concat_path(self, path: AnyPath, suffix: str) -> str:
         """`suffix` below `path`."""
         return os.path.join(os.fspath(path), suffix)
 
     def init_path(self, path: AnyPath) -> AnyPath:
-        """The same path."""
+        """The same `path`."""
         self._path = path
         return path
 
     def rename(self, old_path: AnyPath, new_path: AnyPath) -> None:
-        """Copy an object on the server, replacing any at `new_path`, then remove the old one.
+        """Copy the object `old_path` on the server, replacing any at `new_path`, then remove the old one.
 
         Errors: `ValueError` where the two are in different buckets.
         """
-        old, new = split_uri(_text(old_path)), split_uri(_text(new_path))
+        old, new = split_uri(old_path), split_uri(new_path)
         if old.root != new.root:
             raise ValueError(
                 "Source and destination buckets cannot be different (rename does not support cross-buckets operations)"
@@ -116,11 +114,11 @@ class S3FileSystem(FileSystemBase):
         self._client.delete_object(old.bucket, old.key, **_scheme(old))
 
     def mkdir(self, path: AnyPath) -> None:
-        """Do nothing: folders come with what is in them."""
+        """Do nothing: the folder `path` comes with what is in it."""
 
     def exists(self, path: AnyPath) -> bool:
-        """Whether the object is there."""
-        uri = split_uri(_text(path))
+        """Whether the object `path` is there."""
+        uri = split_uri(path)
         try:
             self._client.head_object(uri.bucket, uri.key, **_scheme(uri))
         except S3Exception as error:
@@ -130,8 +128,8 @@ class S3FileSystem(FileSystemBase):
         return True
 
     def rm_file(self, path: AnyPath) -> None:
-        """Remove an object. A failure is logged, not raised."""
-        uri = split_uri(_text(path))
+        """Remove the object `path`. A failure is logged, not raised."""
+        uri = split_uri(path)
         try:
             self._client.delete_object(uri.bucket, uri.key, **_scheme(uri))
         except S3Exception:
@@ -139,16 +137,16 @@ class S3FileSystem(FileSystemBase):
 
     def file_items(self, path: AnyPath, items: list[ReadItem], where: dict[Any, Any]) -> FileItems:
         """The items to load from one file; `where` tells their ranges."""
-        uri = split_uri(_text(path))
+        uri = split_uri(path)
         return FileItems(self._client.stored_object(uri.bucket, uri.key, scheme=uri.scheme), items, where)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
-        """Whether that can be a checkpoint's path: a URI, or any `pathlib.Path`."""
+        """Whether `checkpoint_id` can be a checkpoint's path: a URI, or any `pathlib.Path`."""
         if isinstance(checkpoint_id, Path):
             return True
         try:
-            split_uri(_text(checkpoint_id))
+            split_uri(checkpoint_id)
         except ValueError:
             return False
         return True
@@ -156,18 +154,21 @@ class S3FileSystem(FileSystemBase):
 
 @dataclass
 class StorageMetadata:
-    """What the names of one rank's files begin with."""
+    """What the names of one rank's files begin with: `prefix`."""
 
     prefix: str
 
 
 class S3StorageWriter(FileSystemWriter):
-    """Writes distributed checkpoints below the URI `path`. See the module's text for what a failed save leaves.
+    """Writes distributed checkpoints below the URI `path`. A save that fails leaves the checkpoint that was there.
 
-    `prefix_strategy` says where the files of each rank go. `thread_count` files of a rank are written at once.
-    `sync_files` and `endpoint` may be given too, and any other keyword of PyTorch's `FileSystemWriter`. A write to a
+    `prefix_strategy` says where the files of each rank go, by default `__<rank>_<n>.distcp` below `path`.
+    `thread_count` files of a rank are written at once. `region` is that of the bucket, or `None`: then it comes from
+    the environment. `s3client_config` is an `S3ClientConfig`: part size, attempts, credentials. `kwargs` are `endpoint`
+    (a URL, else from the environment), `sync_files`, and any keyword of PyTorch's `FileSystemWriter`. A write to a
     bucket is durable when it returns; for files `sync_files=True` waits until they are on the disk, `False` does not
-    wait, and without it :class:`s3dlio.Config` decides. `region` may be `None`: then it comes from the environment.
+    wait, and without it :class:`s3dlio.Config` decides.
+    Errors: `S3Exception`; of a save, PyTorch's `CheckpointException`.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class S3StorageWriter(FileSystemWriter):
         **kwargs: Any,
     ) -> None:
         ours = {name: kwargs.pop(name, None) for name in ("endpoint", "sync_files")}
+        # sync_files is PyTorch's fsync, which needs a file descriptor; ours is the file system's
         super().__init__(path=path, sync_files=False, thread_count=thread_count, **kwargs)
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **ours)  # type: ignore[assignment]
         self.path = self.fs.init_path(path)
@@ -187,14 +189,14 @@ class S3StorageWriter(FileSystemWriter):
         self._replaces = False
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As in PyTorch. Where ranks save without each other, this is where a rank's files get their names."""
+        """The `plan` of one rank. Where ranks save without each other, this is where its files get their names."""
         plan = super().prepare_local_plan(plan)
         if plan.storage_data is None:
             return plan
         return dataclasses.replace(plan, storage_data=StorageMetadata(plan.storage_data.prefix + self._tag()))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """The plans, with what the names of each rank's files begin with."""
+        """The `plans` of all ranks, with what the names of each rank's files begin with."""
         tag = self._tag()
         return [
             dataclasses.replace(plan, storage_data=StorageMetadata(self.prefix_strategy(rank) + tag))
@@ -202,7 +204,10 @@ class S3StorageWriter(FileSystemWriter):
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write the items of this rank. Errors: also those of the threads, which PyTorch prints and forgets."""
+        """Write the items of this rank's `plan`, which `planner` gives.
+
+        Errors: also those of the threads, which PyTorch prints and forgets.
+        """
         with self._through(Watched(self.fs)) as watched:
             written = super().write_data(plan, planner)
         if watched.failures:
@@ -212,7 +217,7 @@ class S3StorageWriter(FileSystemWriter):
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Publish the checkpoint, then remove the files of the one it replaces."""
+        """Publish `metadata`, which makes a checkpoint of the files in `results`; then remove those it replaces."""
         old = self._files_in_place() if self._replaces else set()
         with self._through(OneStep(self.fs)):
             super().finish(metadata, results)
@@ -251,15 +256,16 @@ class S3StorageWriter(FileSystemWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
-        """As :meth:`S3FileSystem.validate_checkpoint_id`."""
+        """Whether `checkpoint_id` can be a checkpoint's path: see :meth:`S3FileSystem.validate_checkpoint_id`."""
         return S3FileSystem.validate_checkpoint_id(checkpoint_id)
 
 
 class S3StorageReader(FileSystemReader):
     """Reads distributed checkpoints from below the URI `path`: only what is loaded, and that ahead of its use.
 
-    `reader_constructor` may choose another way of reading, see `S3ReaderConstructor`. `region` may be `None`: then it
-    comes from the environment, as the endpoint does where it is not given.
+    `region` and `endpoint` (a URL) say where the bucket is; where they are `None`, the environment does.
+    `s3client_config` is an `S3ClientConfig`: part size, attempts, credentials. `reader_constructor` makes the readers,
+    by default `S3ReaderConstructor.dcp_optimized()`. Errors: `S3Exception`; of a load, PyTorch's `CheckpointException`.
     """
 
     def __init__(
@@ -280,15 +286,16 @@ class S3StorageReader(FileSystemReader):
         self.sync_files = False
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """The plan, its items in the order of their offsets; a constructor that wants to know the ranges is told."""
+        """The `plan`, its items in the order of their offsets; a constructor that wants to know the ranges is told."""
         plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
         if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
             self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
         return plan
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Load the items of the plan: see :mod:`.loading`; with another reader constructor, as PyTorch does."""
+        """Load the items of `plan` for `planner`, as :mod:`.loading` tells; with other readers, as PyTorch does."""
         constructor = self._reader_constructor
+        # not isinstance: a constructor derived from ours may make other readers
         if type(constructor) is not DCPOptimizedConstructor or not isinstance(self.fs, S3FileSystem):
             return super().read_data(plan, planner)
         by_file: dict[str, list[ReadItem]] = {}
@@ -305,14 +312,10 @@ class S3StorageReader(FileSystemReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: AnyPath) -> bool:
-        """As :meth:`S3FileSystem.validate_checkpoint_id`."""
+        """Whether `checkpoint_id` can be a checkpoint's path: see :meth:`S3FileSystem.validate_checkpoint_id`."""
         return S3FileSystem.validate_checkpoint_id(checkpoint_id)
 
 
-def _text(path: AnyPath) -> str:
-    return path if isinstance(path, str) else str(path)
-
-
 def _scheme(uri: Uri) -> dict[str, Any]:
-    """What to tell the client of another scheme than its own."""
+    """What to tell the client of another scheme than its own; a client of a program's own knows no argument for it."""
     return {} if uri.scheme == "s3" else {"scheme": uri.scheme}

@@ -15,7 +15,7 @@ class S3PrefixStrategyBase(ABC):
     """A function from the rank to what the names of its files begin with. Subclass it for another one."""
 
     def __call__(self, rank: int) -> str:
-        """The same as :meth:`generate_prefix`."""
+        """What the names of the files of `rank` begin with: the same as :meth:`generate_prefix`."""
         return self.generate_prefix(rank)
 
     @abstractmethod
@@ -27,25 +27,21 @@ class DefaultPrefixStrategy(S3PrefixStrategyBase):
     """`__<rank>_`, in the checkpoint's folder, as PyTorch has it."""
 
     def generate_prefix(self, rank: int) -> str:
-        """`__<rank>_`."""
+        """`__<rank>_`, for the number `rank`."""
         return f"__{rank}_"
 
 
 class NumericPrefixStrategy(S3PrefixStrategyBase):
-    """A folder for each number in some base: ranks share `prefix_count` folders in turn.
+    """A folder for each number in some `base`: ranks share `prefix_count` folders in turn.
 
     The digits are reversed, so that neighbours differ in their first one, and padded with zeros to `min_prefix_length`.
-    With `epoch_num` there is a folder `epoch_<n>` in each. `prefix_count` is by default the number of ranks when the
-    strategy is made, 1 where PyTorch's process group is not initialised.
+    With `epoch_num`, an integer, there is a folder `epoch_<n>` in each. `prefix_count` is by default the number of
+    ranks when the strategy is made, 1 where PyTorch's process group is not initialised.
     Errors: `ValueError` for a length or count that is not positive, and for an epoch that is no integer.
     """
 
     def __init__(
-        self,
-        base: int,
-        epoch_num: int | None = None,
-        min_prefix_length: int = 10,
-        prefix_count: int | None = None,
+        self, base: int, epoch_num: int | None = None, min_prefix_length: int = 10, prefix_count: int | None = None
     ) -> None:
         if min_prefix_length < 1:
             raise ValueError(f"Minimum prefix length must be positive, got {min_prefix_length}")
@@ -61,7 +57,7 @@ class NumericPrefixStrategy(S3PrefixStrategyBase):
         self.prefix_map = [self._format_number(number, length)[::-1] for number in range(self.prefix_count)]
 
     def generate_prefix(self, rank: int) -> str:
-        """`<digits>/[epoch_<n>/]__<rank>_`."""
+        """`<digits>/[epoch_<n>/]__<rank>_`, for the number `rank`."""
         return f"{self.prefix_map[rank % self.prefix_count]}/{_epoch_folder(self.epoch_num)}__{rank}_"
 
     @abstractmethod
@@ -69,8 +65,11 @@ class NumericPrefixStrategy(S3PrefixStrategyBase):
         """`number` in the base, the most significant digit first, with zeros before it up to `length` digits."""
 
 
-class BinaryPrefixStrategy(NumericPrefixStrategy):
-    """Folders of binary digits: see :class:`NumericPrefixStrategy`. `min_prefix_len` is another name of the length."""
+class _DigitPrefixStrategy(NumericPrefixStrategy):
+    """One whose base has a format in Python."""
+
+    _base: int
+    _format: str
 
     def __init__(
         self,
@@ -80,31 +79,33 @@ class BinaryPrefixStrategy(NumericPrefixStrategy):
         *,
         min_prefix_len: int | None = None,
     ) -> None:
-        super().__init__(2, epoch_num, _either(min_prefix_len, min_prefix_length), prefix_count)
+        length = min_prefix_length if min_prefix_len is None else min_prefix_len
+        super().__init__(self._base, epoch_num, length, prefix_count)
 
     def _format_number(self, number: int, length: int) -> str:
-        return f"{number:0{length}b}"
+        return f"{number:0{length}{self._format}}"
 
 
-class HexPrefixStrategy(NumericPrefixStrategy):
-    """Folders of hexadecimal digits: see :class:`NumericPrefixStrategy`. The length has the same other name."""
+class BinaryPrefixStrategy(_DigitPrefixStrategy):
+    """Folders of binary digits: see :class:`NumericPrefixStrategy`, also for `epoch_num` and `prefix_count`.
 
-    def __init__(
-        self,
-        epoch_num: int | None = None,
-        min_prefix_length: int = 10,
-        prefix_count: int | None = None,
-        *,
-        min_prefix_len: int | None = None,
-    ) -> None:
-        super().__init__(16, epoch_num, _either(min_prefix_len, min_prefix_length), prefix_count)
+    `min_prefix_len` is another name of `min_prefix_length`, the least count of digits.
+    """
 
-    def _format_number(self, number: int, length: int) -> str:
-        return f"{number:0{length}x}"
+    _base, _format = 2, "b"
+
+
+class HexPrefixStrategy(_DigitPrefixStrategy):
+    """Folders of hexadecimal digits: see :class:`NumericPrefixStrategy`, also for `epoch_num` and `prefix_count`.
+
+    `min_prefix_len` is another name of `min_prefix_length`, the least count of digits.
+    """
+
+    _base, _format = 16, "x"
 
 
 class RoundRobinPrefixStrategy(S3PrefixStrategyBase):
-    """The given folders in turn. With `epoch_num` there is a folder `epoch_<n>` in each.
+    """The folders `user_prefixes` in turn. With `epoch_num` there is a folder `epoch_<n>` in each.
 
     Errors: `ValueError` where no folders are given.
     """
@@ -116,7 +117,7 @@ class RoundRobinPrefixStrategy(S3PrefixStrategyBase):
         self.epoch_num = epoch_num
 
     def generate_prefix(self, rank: int) -> str:
-        """`<folder>/[epoch_<n>/]__<rank>_`."""
+        """`<folder>/[epoch_<n>/]__<rank>_`, for the number `rank`."""
         folder = self.user_prefixes[rank % len(self.user_prefixes)]
         return f"{folder}/{_epoch_folder(self.epoch_num)}__{rank}_"
 
@@ -131,10 +132,6 @@ def _digits(count: int, base: int) -> int:
     while base**digits < count:
         digits += 1
     return digits
-
-
-def _either(alias: int | None, given: int) -> int:
-    return given if alias is None else alias
 
 
 def _world_size() -> int:

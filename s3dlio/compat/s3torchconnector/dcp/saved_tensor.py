@@ -38,7 +38,6 @@ class ViewFile(io.RawIOBase):
         self._position = 0
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill `buffer`; the count is 0 at the end."""
         target = memoryview(buffer).cast("B")
         piece = self._piece(len(target))
         target[: len(piece)] = piece
@@ -52,7 +51,6 @@ class ViewFile(io.RawIOBase):
         return len(self._view)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position and return it."""
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length()}[whence]
         if origin + offset < 0:
             raise ValueError(f"negative seek value {origin + offset}")
@@ -60,15 +58,12 @@ class ViewFile(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
-        """The position."""
         return self._position
 
     def readable(self) -> bool:
-        """True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
         return True
 
 
@@ -101,12 +96,14 @@ class _Storage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A tensor as the pickle describes it: elements of a storage from `offset`, by `shape` and `stride`."""
+    """A tensor as the pickle describes it, by the arguments of PyTorch's own function; `offset` counts elements."""
 
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    gradient: bool
+    hooks: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _layout
+            return _Layout
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in _DTYPES:
@@ -178,12 +175,6 @@ _DTYPES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-
-
-def _layout(
-    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], gradient: bool, hooks: Any
-) -> _Layout:
-    return _Layout(storage, offset, shape, stride)
 
 
 def load_tensor(view: memoryview) -> torch.Tensor:

@@ -23,9 +23,10 @@ _HAND_OVER = ".temp.ckpt"
 class S3LightningCheckpoint(CheckpointIO):
     """A plugin for Lightning's `Trainer` whose checkpoints are objects. Their paths are URIs of any scheme.
 
-    A checkpoint that could not be saved whole leaves the older one of its name as it was. `region` may be `None`: then
-    it comes from the environment. Errors: `TypeError` for a path that is no string, `ValueError` for one that is no
-    URI, and `S3Exception`.
+    A checkpoint that could not be saved whole leaves the older one of its name as it was. `region` and `endpoint` (a
+    URL) say where the buckets are; where they are `None`, the environment does. `s3client_config` is an
+    `S3ClientConfig`: part size, attempts, credentials. Errors of all methods: `TypeError` for a path that is no string,
+    `ValueError` for one that is no URI, and `S3Exception`.
     """
 
     def __init__(
@@ -40,20 +41,21 @@ class S3LightningCheckpoint(CheckpointIO):
         )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:
-        """Save `checkpoint` as the object `path`. `storage_options` has no meaning here."""
-        uri = _located(path)
+        """Save `checkpoint` by `torch.save` as the object `path`. `storage_options` has no meaning here."""
+        uri = _parse(path)
         with self._client.put_object(uri.bucket, uri.key, scheme=uri.scheme) as writer:
             torch.save(checkpoint, writer)
 
     def load_checkpoint(
         self, path: str, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint saved as `path`.
+        """The checkpoint saved as the object `path`.
 
-        `map_location` and `weights_only` are those of `torch.load`; where the latter is `None`, PyTorch decides, or
-        for Lightning before 2.6, as there, it is `False`.
+        `map_location` (the device to load to) and `weights_only` (tensors and plain values alone, which is safe) are
+        those of `torch.load`; where the latter is `None`, PyTorch decides, or for Lightning before 2.6, as there, it is
+        `False`. Errors: also those of `torch.load`.
         """
-        uri = _located(path)
+        uri = _parse(path)
         if weights_only is None and Version(lightning.__version__) < Version("2.6.0"):
             weights_only = False
         with self._client.get_object(uri.bucket, uri.key, scheme=uri.scheme) as reader:
@@ -62,14 +64,14 @@ class S3LightningCheckpoint(CheckpointIO):
 
     def remove_checkpoint(self, path: str) -> None:
         """Remove the object `path`. Removing an absent one succeeds."""
-        uri = _located(path)
+        uri = _parse(path)
         self._client.delete_object(uri.bucket, uri.key, scheme=uri.scheme)
 
     def teardown(self) -> None:
         """Do nothing: there is nothing to end."""
 
 
-def _located(path: str) -> Uri:
+def _parse(path: str) -> Uri:
     if not isinstance(path, str):
         raise TypeError(
             f"{type(path).__name__!r} is not a supported type for 'path'. Must be a string formatted as an S3 uri."

@@ -1,8 +1,8 @@
 """The reader for distributed checkpoints: it is told the ranges that will be read, and fetches them ahead.
 
 The reader walks through its items in order. An object of one of our stores is gathered
-(:mod:`s3dlio.gather`): all ranges are on their way from the first read, into aligned buffers. One that somebody's own
-`get_stream` gives is read as one stream for each group of ranges.
+(:mod:`s3dlio.blocking.gather`): all ranges are on their way from the first read, into aligned buffers. One that
+somebody's own `get_stream` gives is read as one stream for each group of ranges.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import io
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from ....blocking.gather import Gather, ObjectRanges
 from ....config import MiB
-from ....gather import Gather, Wanted
 from ..errors import translated
 from ..source import GetObjectInfo, GetStream, StoredObject, source_of
-from .named import NamedReader, writable_view
+from .s3reader import NamedReader, writable_view
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -43,7 +43,7 @@ class ItemRange:
 
 @dataclass
 class RangeGroup:
-    """Items near each other, from the first byte of the first to the last byte of the last."""
+    """Items near each other, `item_ranges`, from the first byte of the first, `start`, to `end` (exclusive)."""
 
     start: int
     end: int
@@ -71,20 +71,12 @@ def group_ranges(item_ranges: Sequence[ItemRange], max_gap_size: float) -> list[
     return groups
 
 
-class _Items(Protocol):
-    """The items' bytes, to be taken in order."""
-
-    def view(self, position: int) -> memoryview:
-        """All bytes of item `position`; the one before is given up."""
-
-    def close(self) -> None:
-        """Take no more."""
-
-
 class _StoredItems:
+    """The items' bytes, in order; :meth:`view` gives up the item before. :class:`_StreamedItems` are used alike."""
+
     def __init__(self, source: StoredObject, items: Sequence[ItemRange], max_gap_size: float) -> None:
         ranges = [(item.start, item.end) for item in items]
-        self._gather = Gather([Wanted(source.store, source.key, ranges)], max_gap=max_gap_size)
+        self._gather = Gather([ObjectRanges(source.store, source.key, ranges)], max_gap=max_gap_size)
 
     def view(self, position: int) -> memoryview:
         with translated():
@@ -127,11 +119,12 @@ def _cut(stream: Iterator[bytes], group: RangeGroup) -> Iterator[memoryview]:
 
 
 class DCPOptimizedS3Reader(NamedReader):
-    """A reader of the given ranges of an object, which are read in their order.
+    """A reader of the given ranges of the object `key` of `bucket`, which are read in their order.
 
     Inside one item any seek is possible; reading the next item gives up the one before. `item_ranges` are sorted and do
-    not overlap, empty ones are passed over. Ranges at most `max_gap_size` bytes apart share requests (`inf`: always, 0:
-    only where they touch).
+    not overlap, empty ones are passed over. `get_object_info()` gives an object with a `size` in bytes;
+    `get_stream(start, end)` gives the bytes from `start` to `end` (exclusive) in pieces. Ranges at most `max_gap_size`
+    bytes apart share requests (`inf`: always, 0: only where they touch).
 
     Errors of the constructor: `ValueError` where bucket, key or ranges are missing or wrong, `TypeError` for another
     type of `max_gap_size`. Errors of reading: `ValueError` for bytes outside of the current and the next item and for
@@ -160,15 +153,15 @@ class DCPOptimizedS3Reader(NamedReader):
         if not self._item_ranges:
             raise ValueError("No non-empty ranges to read (all ranges were length 0)")
         self._range_groups = group_ranges(self._item_ranges, max_gap_size)
-        self._items: _Items | None = None
+        self._items: _StoredItems | _StreamedItems | None = None
         self._current = 0
         self._view: memoryview | None = None
         self._position = 0
         self._closed = False
 
     def __repr__(self) -> str:
-        place = self._source.root or self._bucket
-        return f"<{type(self).__name__} {place}/{self._key}, {len(self._item_ranges)} ranges>"
+        root = self._source.root or self._bucket
+        return f"<{type(self).__name__} {root}/{self._key}, {len(self._item_ranges)} ranges>"
 
     def __getstate__(self) -> dict[str, Any]:
         if self._items is not None:
@@ -177,11 +170,13 @@ class DCPOptimizedS3Reader(NamedReader):
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
         return self._closed
 
     def read(self, size: int | None = None) -> bytes:
-        """At most `size` bytes, which must lie in the current item or the next."""
+        """At most `size` bytes, which must lie in the current item or the next; `b""` for 0.
+
+        Errors: `ValueError` for bytes outside of them and for a `size` that is `None` or negative; `S3Exception`.
+        """
         if size is None:
             raise ValueError(f"Size cannot be None; full read not supported.\n{FALLBACK_GUIDANCE}")
         count = operator.index(size)
@@ -194,7 +189,10 @@ class DCPOptimizedS3Reader(NamedReader):
         return data
 
     def readinto(self, buf: WriteableBuffer) -> int:
-        """Fill `buf`, a writable buffer, from the current item or the next, and return the count of bytes."""
+        """Fill `buf`, a writable buffer, from the current item or the next, and return the count of bytes.
+
+        Errors: `ValueError` for bytes outside of them; `TypeError` for what is no writable buffer; `S3Exception`.
+        """
         target = writable_view(buf)
         data = self._take(len(target))
         target[: len(data)] = data
@@ -202,9 +200,10 @@ class DCPOptimizedS3Reader(NamedReader):
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position and return it. Whether it lies in an item is found out when it is read.
+        """Move to `offset`, or with `SEEK_CUR` as `whence` by `offset`, and return the position, in bytes.
 
-        Errors: `ValueError` for a negative position, and for a `whence` other than `SEEK_SET` and `SEEK_CUR`.
+        Whether it lies in an item is found out when it is read. Errors: `ValueError` for a negative position, and for a
+        `whence` other than `SEEK_SET` and `SEEK_CUR`.
         """
         if whence not in (io.SEEK_SET, io.SEEK_CUR):
             raise ValueError("whence must be SEEK_CUR or SEEK_SET integers")
@@ -215,7 +214,6 @@ class DCPOptimizedS3Reader(NamedReader):
         return target
 
     def tell(self) -> int:
-        """The position in the object. No request is made."""
         return self._position
 
     def close(self) -> None:
@@ -251,7 +249,7 @@ class DCPOptimizedS3Reader(NamedReader):
             raise ValueError(f"{beside} nor the next item {following.start}-{following.end}.\n{FALLBACK_GUIDANCE}")
         self._current, self._view = self._current + 1, None
 
-    def _working_items(self) -> _Items:
+    def _working_items(self) -> _StoredItems | _StreamedItems:
         if self._items is None:
             if isinstance(self._source, StoredObject):
                 self._items = _StoredItems(self._source, self._item_ranges, self._max_gap_size)

@@ -120,15 +120,12 @@ class Growing:
 
     @property
     def large(self) -> int:
-        """A part."""
         return self.part_size
 
     def keeps(self, size: int | None) -> bool:
-        """Always."""
         return True
 
     def window(self, position: int, size: int, last: Span) -> Span:
-        """See :func:`next_window`."""
         return next_window(position, size, last, self.part_size)
 
 
@@ -141,15 +138,12 @@ class Fixed:
 
     @property
     def large(self) -> int:
-        """The buffer."""
         return self.buffer_size
 
     def keeps(self, size: int | None) -> bool:
-        """Where it fits the buffer."""
         return size is not None and size <= self.buffer_size
 
     def window(self, position: int, size: int, last: Span) -> Span:
-        """As many bytes from `position` as the buffer holds."""
         return Span(position, min(position + (self.buffer_size or _LINE), size))
 
 
@@ -209,7 +203,7 @@ class Fetcher:
             self._keep_whole()
         planned = self._end(position, count)
         data = self._bytes(position, planned)
-        end = self._end(position, count)
+        end = self._end(position, count)  # a listed size may be stale: the answer told the true one
         return data + self._bytes(planned, end) if end > planned else data
 
     def _bytes(self, position: int, end: int) -> bytes:
@@ -272,12 +266,12 @@ class Fetcher:
         if position in self._window or position >= self.size():
             return
         span = self._policy.window(position, self.size(), self._window)
-        self._data, self._window = b"", Span(position, position)
+        self._data, self._window = b"", Span(position, position)  # first, so that two windows never are in memory
         self._keep(span.start, *self._source.part(span.start, span.end, self._etag))
 
     def _receive(self, position: int, view: memoryview) -> None:
         version = self._source.fill(view, position, self._etag)
-        self._keep(position + len(view), b"", version)
+        self._keep(position + len(view), b"", version)  # nothing, but where it ended: a read from there continues it
 
     def _keep_whole(self) -> None:
         data = self._source.whole()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ..objects import HasSize
+from ..source import GetObjectInfo
+from ..uri import AnyPath
 from .dcp_optimized import ItemRange
 from .s3reader import S3Reader
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import MetadataIndex
     from torch.distributed.checkpoint.planner import ReadItem
 
+    StorageData = dict[MetadataIndex, _StorageInfo]
+
 
 class GetStreamCallable(Protocol):
-    """Gives the bytes from `start` to `end` (exclusive), by default all of them, in pieces."""
+    """Gives the bytes of one object, in pieces. Two functions make a reader: this one, and one that tells the size."""
 
     def __call__(self, start: int | None = None, end: int | None = None) -> Iterator[bytes]:
-        """The pieces, each fetched when it is asked for."""
+        """The bytes from `start` to `end` (exclusive), by default all, each piece fetched when it is asked for."""
 
 
 @runtime_checkable
@@ -28,9 +30,12 @@ class S3ReaderConstructorProtocol(Protocol):
     """Makes the reader of one object. It is called with keywords."""
 
     def __call__(
-        self, bucket: str, key: str, get_object_info: Callable[[], HasSize], get_stream: GetStreamCallable
+        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
     ) -> S3Reader:
-        """The reader of the object `key` of `bucket`."""
+        """The reader of the object `key` of `bucket`.
+
+        `get_object_info()` gives an object with a `size` in bytes, `get_stream(start=None, end=None)` the bytes.
+        """
 
 
 @runtime_checkable
@@ -40,14 +45,11 @@ class DCPS3ReaderConstructorProtocol(Protocol):
     _item_ranges_by_file: dict[str, list[ItemRange]]
 
     def __call__(
-        self, bucket: str, key: str, get_object_info: Callable[[], HasSize], get_stream: GetStreamCallable
+        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
     ) -> S3Reader:
-        """The reader of the object `key` of `bucket`."""
+        """The reader of `key` in `bucket`; `get_object_info`, `get_stream` as for :class:`S3ReaderConstructor`."""
 
     def set_item_ranges_by_file(
-        self,
-        plan_items: list[ReadItem],
-        storage_data: dict[MetadataIndex, _StorageInfo],
-        base_path: str | os.PathLike[str],
+        self, plan_items: list[ReadItem], storage_data: StorageData, base_path: AnyPath
     ) -> None:
-        """Take the ranges of the items that will be loaded from below `base_path`."""
+        """Take the ranges of `plan_items`; `storage_data` tells file and bytes of each, below the URI `base_path`."""

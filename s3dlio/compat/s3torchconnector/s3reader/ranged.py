@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ....config import MiB
 from ..source import GetObjectInfo, GetStream, source_of
-from .fetched import FetchedReader
 from .fetching import Fetcher, Fixed
+from .s3reader import FetchedReader
 
 DEFAULT_BUFFER_SIZE = 8 * MiB
 
@@ -13,8 +13,9 @@ DEFAULT_BUFFER_SIZE = 8 * MiB
 class RangedS3Reader(FetchedReader):
     """A reader that fetches what is asked for: reads below `buffer_size` bytes fetch that much, larger ones no more.
 
-    `buffer_size=None` means 8 MiB, 0 means no buffer. `get_object_info()` gives an object with a `size`;
-    `get_stream(start, end)` gives the bytes from `start` to `end` (exclusive) in pieces.
+    `bucket` and `key` name the object. `get_object_info()` gives an object with a `size` in bytes;
+    `get_stream(start, end)` gives the bytes from `start` to `end` (exclusive) in pieces. `buffer_size=None` means
+    8 MiB, 0 or less means no buffer. Errors: `ValueError` where `bucket` is empty; those of :class:`S3Reader`.
     """
 
     def __init__(

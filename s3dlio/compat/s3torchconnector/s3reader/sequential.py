@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from ..source import GetObjectInfo, GetStream, source_of
-from .fetched import FetchedReader
 from .fetching import Fetcher, Growing
+from .s3reader import FetchedReader
 
 
 class SequentialS3Reader(FetchedReader):
-    """A reader for any way of reading, best for reading through. Which bytes it keeps is told in :mod:`.fetching`.
+    """A reader for any order of reading, best for reading through. Which bytes it keeps is told in :mod:`.fetching`.
 
-    `get_object_info()` gives an object with a `size`; `get_stream(start=None, end=None)` gives the bytes in pieces.
+    `bucket` and `key` name the object. `get_object_info()` gives an object with a `size` in bytes;
+    `get_stream(start=None, end=None)` gives the bytes from `start` to `end` (exclusive) in pieces.
+    Errors: `ValueError` where `bucket` is empty; those of :class:`S3Reader`.
     """
 
     def __init__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> None:
@@ -18,5 +20,5 @@ class SequentialS3Reader(FetchedReader):
         super().__init__(bucket, key, Fetcher(source, Growing(source.part_size)))
 
     def prefetch(self) -> None:
-        """Fetch the beginning of the object, all of it where it is known to be small."""
+        """Fetch the beginning of the object, all of it where it is known to be small. Errors: `S3Exception`."""
         self._fetcher.begin()

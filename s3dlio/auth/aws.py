@@ -1,0 +1,198 @@
+"""Where AWS credentials come from, and what a profile says beside them.
+
+Keys in the environment are taken as they are. Everything else (profiles, roles, web identity, SSO, containers, instance
+metadata) is botocore's work: imported on first use, run in a thread, asked for a frozen snapshot, which
+:class:`.refreshing.RefreshingCredentials` keeps fresh.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import ConfigError, NoCredentialsError, ProfileNotFoundError, StoreError
+from .environment import variable
+from .refreshing import RefreshingCredentials, load_failed
+from .signer import fits_header
+from .sigv4 import Credentials, CredentialsProvider
+
+
+class StaticCredentials:
+    """The same credentials for ever, or `None`: anonymous."""
+
+    def __init__(self, credentials: Credentials | None) -> None:
+        self._credentials = credentials
+
+    async def get(self) -> Credentials | None:
+        """What it was made with. No checkpoint."""
+        return self._credentials
+
+    async def refresh(self, rejected: Credentials) -> bool:
+        """There is nothing to fetch. No checkpoint."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"StaticCredentials({self._credentials!r})"
+
+
+def aws_credentials(config: Config) -> CredentialsProvider:
+    """What `config` asks for: nobody, a profile alone, the environment's keys, or botocore's default chain.
+
+    Reads the environment now, files and networks on first use. Errors: `ConfigError` for keys no header can hold.
+    """
+    if config.anonymous:
+        return StaticCredentials(None)
+    in_environment = None if config.profile else _environment_keys()
+    if in_environment is not None:
+        return StaticCredentials(in_environment)
+    return RefreshingCredentials(partial(_load_from_chain, config))
+
+
+def _environment_keys() -> Credentials | None:
+    found = Credentials(
+        variable("AWS_ACCESS_KEY_ID"),
+        variable("AWS_SECRET_ACCESS_KEY"),
+        variable("AWS_SESSION_TOKEN") or None,
+    )
+    return _usable(found) if found.access_key and found.secret_key else None
+
+
+def _usable(credentials: Credentials) -> Credentials:
+    """The same, if requests can carry them."""
+    if not (fits_header(credentials.access_key) and fits_header(credentials.token or "")):
+        raise ConfigError("the access key or session token found holds a control character")
+    return credentials
+
+
+_NOT_OF_A_PROFILE = ("ec2-credentials-file", "boto-config", "container-role", "iam-role")
+
+
+def _load_from_chain(config: Config) -> Credentials:
+    """Blocking: a snapshot from botocore. A new session each time, so that changed files are seen."""
+    failure: StoreError
+    try:
+        found = _session(config).get_credentials()
+        if found is not None:
+            return _usable(_snapshot(found))
+        failure = NoCredentialsError(_nothing_found(config))
+    except ConfigError:
+        raise
+    except Exception as error:
+        failure = _translate(error)
+    if isinstance(failure, ProfileNotFoundError) and not config.profile:
+        failure = NoCredentialsError(failure.message)  # `AWS_PROFILE` is one place to look at among others
+    raise failure
+
+
+def _session(config: Config) -> Any:
+    from botocore.session import Session
+
+    session = Session(profile=config.profile or None)
+    if config.region:
+        session.set_config_variable("region", config.region)
+    if config.profile:
+        resolver = session.get_component("credential_provider")
+        for method in _NOT_OF_A_PROFILE:
+            resolver.remove(method)
+    return session
+
+
+def _snapshot(found: Any) -> Credentials:
+    frozen = found.get_frozen_credentials()
+    expiry = getattr(found, "_expiry_time", None)
+    expires_at = expiry.timestamp() if expiry is not None else None
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None, expires_at)
+
+
+def _translate(error: Exception) -> StoreError:
+    """One of ours for an error of botocore. To be raised when that is handled: `__context__` would keep its frames.
+
+    Texts that quote a program or a server are not repeated, only chained.
+    """
+    from botocore import exceptions
+
+    match error:
+        case exceptions.ProfileNotFound():
+            return ProfileNotFoundError(f"there is no profile {error.kwargs['profile']!r} in {_files()}")
+        case exceptions.ConfigParseError():
+            return ConfigError(f"{error.kwargs['path']} cannot be parsed")
+        case exceptions.ClientError():
+            reason = f"{error.operation_name} answered {error.response.get('Error', {}).get('Code')}"
+        case exceptions.CredentialRetrievalError() | exceptions.MetadataRetrievalError():
+            reason = f"{type(error).__name__} from {error.kwargs.get('provider', 'the metadata service')}"
+        case exceptions.BotoCoreError() | RuntimeError() | OSError():
+            reason = f"{type(error).__name__}: {error}"
+        case _:
+            reason = type(error).__name__
+    return load_failed(reason, error)
+
+
+def _nothing_found(config: Config) -> str:
+    if config.profile:
+        return f"profile {config.profile!r} leads to no credentials; looked at {_files()}"
+    metadata = "off" if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true" else "no answer"
+    return (
+        "no credentials found; looked at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        f"profile {os.environ.get('AWS_PROFILE', 'default')!r} in {_files()}, web identity, container credentials, "
+        f"instance metadata ({metadata}). For public data ask for anonymous access: Config(anonymous=True)"
+    )
+
+
+def _files() -> str:
+    shared = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    return f"{_config_file()} and {shared}"
+
+
+def _config_file() -> str:
+    return os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """What a profile says beside credentials, as it stands there; `None` where it is silent.
+
+    `addressing_style` should be path, virtual or auto.
+    """
+
+    region: str | None = None
+    endpoint_url: str | None = None
+    ca_bundle: str | None = None
+    addressing_style: str | None = None
+
+
+def aws_profile(config: Config) -> ProfileSettings:
+    """The settings of the profile in use. Blocking, and no work where there is neither a profile nor a config file.
+
+    An `AWS_PROFILE` that does not exist matters only to who needs credentials: it has no settings. Errors:
+    `ProfileNotFoundError` where `config.profile` does not exist, `ConfigError` where the file cannot be parsed.
+    """
+    named = config.profile or os.environ.get("AWS_PROFILE")
+    if not named and not Path(_config_file()).expanduser().is_file():
+        return ProfileSettings()
+    try:
+        session = _session(config)
+        return _profile_settings(session.get_scoped_config(), session.full_config)
+    except Exception as error:
+        failure = _translate(error)
+    if isinstance(failure, NoCredentialsError) and not config.profile:
+        return ProfileSettings()
+    raise failure
+
+
+def _profile_settings(profile: dict[str, Any], everything: dict[str, Any]) -> ProfileSettings:
+    """From parsed files; a subsection is a dictionary where it is well-formed and a string where not."""
+    services = _section(_section(everything.get("services")).get(str(profile.get("services"))))
+    return ProfileSettings(
+        region=profile.get("region"),
+        endpoint_url=_section(services.get("s3")).get("endpoint_url") or profile.get("endpoint_url"),
+        ca_bundle=profile.get("ca_bundle"),
+        addressing_style=_section(profile.get("s3")).get("addressing_style"),
+    )
+
+
+def _section(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}

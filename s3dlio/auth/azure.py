@@ -1,0 +1,216 @@
+"""Who asks for Azure blobs: what the environment says of an account, and the signers for each way to say who one is.
+
+The ways, in the order they are looked for: the account's key, a shared access signature (SAS), nobody (where
+`Config.anonymous` asks for that), and Entra ID. A connection string stands for all variables but the endpoint's, so
+that nothing of two accounts is ever mixed. Entra ID is azure-identity's work: imported on first use, run in a thread,
+its tokens kept fresh by :class:`.refreshing.RefreshingCredentials`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from ..config import Config
+from ..errors import ConfigError, NoCredentialsError
+from .bearer import BearerSigner, Token
+from .environment import variable
+from .refreshing import RefreshingCredentials
+from .sharedkey import SharedKey, SharedKeySigner, decode_key
+from .signer import Signer, check_headers, fits_header
+
+SCOPE = "https://storage.azure.com/.default"
+"""What a token is asked for: the storage service, in every cloud and for every account."""
+
+_CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
+_KEY = "AZURE_STORAGE_ACCOUNT_KEY"
+_SAS = "AZURE_STORAGE_SAS_TOKEN"
+_EMULATOR_ACCOUNT = "devstoreaccount1"
+_EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Source: "Use the Azurite emulator", where everybody may read it."""
+
+_ENDPOINT = re.compile(r"https?://(?:([a-z0-9-]+)\.(?:z[0-9]+\.)?blob\.[^/]+|[^/]+/([a-z0-9-]+))/?")
+_COPY_SOURCE = "x-ms-copy-source"
+
+
+@dataclass(frozen=True, slots=True)
+class AzureAccount:
+    """What is known of an account before any request; `None` is unknown. Shows no secret, and cannot be pickled."""
+
+    name: str | None = None
+    endpoint: str | None = None
+    key: bytes | None = field(default=None, repr=False)
+    sas: str | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("credentials are not pickled: each process finds its own")
+
+
+def azure_account(config: Config) -> AzureAccount:
+    """The account that `config` and the environment speak of, its secrets left out where access is anonymous.
+
+    Errors: `ConfigError`, which names the variable but shows nothing of it, not even in its frames.
+    """
+    try:
+        found = _account_in_environment(config)
+    except ConfigError as error:
+        refused = error.message
+    else:
+        endpoint = config.azure_endpoint or found.endpoint
+        return AzureAccount(found.name, endpoint) if config.anonymous else replace(found, endpoint=endpoint)
+    raise ConfigError(refused)
+
+
+def _account_in_environment(config: Config) -> AzureAccount:
+    text = variable(_CONNECTION_STRING)
+    if text:
+        return parse_connection_string(text)
+    key, sas = variable(_KEY), variable(_SAS)
+    return AzureAccount(
+        config.azure_account,
+        key=decode_key(key, _KEY) if key else None,
+        sas=check_sas(sas, _SAS) if sas else None,
+    )
+
+
+def parse_connection_string(text: str) -> AzureAccount:
+    """The account of a connection string. Errors: `ConfigError`, which shows nothing of the string.
+
+    Source: "Configure Azure Storage connection strings". Names are compared without their case.
+    """
+    entries = _entries(text)
+    if entries.get("usedevelopmentstorage", "").lower() == "true":
+        proxy = entries.get("developmentstorageproxyuri", "http://127.0.0.1").rstrip("/")
+        endpoint = f"{proxy}:10000/{_EMULATOR_ACCOUNT}"
+        return AzureAccount(_EMULATOR_ACCOUNT, endpoint, decode_key(_EMULATOR_KEY, _CONNECTION_STRING))
+    name, endpoint = entries.get("accountname"), _blob_endpoint(entries)
+    key, sas = entries.get("accountkey"), entries.get("sharedaccesssignature")
+    return AzureAccount(
+        name or _account_in(endpoint),
+        endpoint,
+        decode_key(key, _CONNECTION_STRING) if key else None,
+        check_sas(sas, _CONNECTION_STRING) if sas else None,
+    )
+
+
+def _blob_endpoint(entries: Mapping[str, str]) -> str:
+    name, endpoint = entries.get("accountname"), entries.get("blobendpoint")
+    if endpoint is None and name is None:
+        raise ConfigError(f"{_CONNECTION_STRING} is malformed: it has neither AccountName nor BlobEndpoint")
+    if endpoint is None:
+        scheme = entries.get("defaultendpointsprotocol", "https")
+        endpoint = f"{scheme}://{name}.blob.{entries.get('endpointsuffix', 'core.windows.net')}"
+    if "?" in endpoint:
+        raise ConfigError(f"{_CONNECTION_STRING} has a query in BlobEndpoint; a SAS goes into SharedAccessSignature")
+    return endpoint
+
+
+def _account_in(endpoint: str) -> str | None:
+    """The account of an endpoint: the host's first part at Azure, elsewhere the path."""
+    match = _ENDPOINT.fullmatch(endpoint)
+    return (match[1] or match[2]) if match else None
+
+
+def _entries(text: str) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for number, entry in enumerate(text.split(";"), 1):
+        name, equals, value = entry.strip().partition("=")
+        if not equals and name:
+            raise ConfigError(f"{_CONNECTION_STRING} is malformed: entry {number} is not of the form name=value")
+        if value:
+            entries[name.lower()] = value
+    return entries
+
+
+def check_sas(token: str, source: str) -> str:
+    """A SAS as part of a query, without a leading `?`. Errors: `ConfigError`, which names `source` only."""
+    token = token.lstrip("?&").rstrip("&")
+    if not (token.isascii() and token.isprintable()) or set(token) & set(' #"<>\\'):
+        raise ConfigError(f"the SAS token in {source} is not a query: it must be quoted as it was issued")
+    if "sig" not in dict(parse_qsl(token)):
+        raise ConfigError(f"the SAS token in {source} has no signature (sig=)")
+    return token
+
+
+def sas_expiry(token: str) -> datetime | None:
+    """From when on the token is refused, if it says so itself; aware, UTC."""
+    try:
+        moment = datetime.fromisoformat(dict(parse_qsl(token)).get("se", ""))
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool) -> Signer:
+    """The signer for what is known of the account. Errors: `ConfigError` where a token would travel in the clear."""
+    if account.key is not None:
+        return SharedKeySigner(SharedKey(_named(account), account.key))
+    if account.sas is not None:
+        return SasSigner(account.sas)
+    if anonymous:
+        return BearerSigner(None)
+    if not tls:
+        raise ConfigError(
+            f"a token of Entra ID is sent over https only; for http give {_KEY}, {_SAS}, or ask for anonymous access"
+        )
+    return BearerSigner(RefreshingCredentials(entra_loader()))
+
+
+def _named(account: AzureAccount) -> str:
+    if not account.name:
+        raise ConfigError(f"there is a key in {_KEY}, but no account name in AZURE_STORAGE_ACCOUNT_NAME")
+    return account.name
+
+
+class SasSigner:
+    """Appends a SAS to the query, and to the URL that a copy is made from."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
+        """The query with the token in it. No checkpoint. Errors: `ConfigError` for a header that cannot be sent."""
+        if _COPY_SOURCE in headers:
+            headers[_COPY_SOURCE] += f"?{self._token}"
+        check_headers(headers)
+        return f"{query}&{self._token}" if query else self._token
+
+    async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
+        """There is nothing to change."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"SasSigner(expires={sas_expiry(self._token)})"
+
+
+def entra_loader() -> Callable[[], Token]:
+    """A blocking function that gets a token from azure-identity's default chain, which is made at its first call."""
+    chain: Any = None
+
+    def load() -> Token:
+        nonlocal chain
+        if chain is None:
+            chain = _default_chain()
+        found = chain.get_token(SCOPE)
+        if not fits_header(found.token):
+            raise ConfigError("the token of Entra ID holds a control character")
+        return Token({"authorization": f"Bearer {found.token}"}, float(found.expires_on))
+
+    return load
+
+
+def _default_chain() -> Any:
+    try:
+        from azure.identity import DefaultAzureCredential
+    except ImportError:
+        message = (
+            f"no credentials for Azure found; looked at {_CONNECTION_STRING}, {_KEY} and {_SAS}. Entra ID (az login, "
+            "a managed identity, a service principal) needs azure-identity: pip install 's3dlio[azure]'. "
+            "For public data ask for anonymous access: Config(anonymous=True)"
+        )
+        raise NoCredentialsError(message) from None
+    return DefaultAzureCredential()

@@ -1,0 +1,220 @@
+"""Stores behind the portal: the same verbs, blocking, for any thread of any process.
+
+A :class:`BlockingStore` is only a name, the bucket's :class:`Uri`, and a :class:`Config`. The store itself, with its
+connections, lives on the portal's thread, is made there on first use, and is shared by all handles that are equal. So
+handles are cheap, hashable, picklable, and good in a forked child, which has its own portal and makes its own store.
+Handles that are made under other credentials in the environment are not equal: a notebook may correct a wrong key and
+go on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..auth.environment import environment_mark
+from ..config import Config
+from ..errors import ErrorContext, RangeError, StoreError
+from ..model import (
+    DEFAULT_LIST,
+    DEFAULT_PUT,
+    BoundedRange,
+    GetOptions,
+    GetResult,
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    PutOptions,
+    PutResult,
+)
+from ..stores.store import BytesSink
+from ..transfer import ParallelStore, PartWriter
+from ..urls import Uri, open_store
+from .portal import BlockingPortal, Job, portal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BlockingStore:
+    """A bucket, for blocking calls; keys are the bucket's.
+
+    `bucket` is a URI with an empty key, `config` how the bucket is reached, `mark` tells the credentials in the
+    environment from others. Making one does no I/O. Errors: each method raises `StoreError`, as
+    :class:`s3dlio.ObjectStore` says, an absent object being a `NotFoundError`; and `ConfigError`, `InvalidUriError`
+    where the bucket cannot be opened.
+    """
+
+    bucket: Uri
+    config: Config
+    mark: int = field(default_factory=environment_mark, repr=False)
+
+    @property
+    def root(self) -> str:
+        """The bucket's URI as text, such as `s3://bucket`."""
+        return self.bucket.root
+
+    def opened(self, portal: BlockingPortal) -> ParallelStore:
+        """The store itself, which lives on the thread of `portal`; only for code that runs there."""
+        store = portal.stores.get(self)
+        if store is None:
+            store = portal.stores[self] = open_store(self.bucket, self.config)
+        return store
+
+    def _begin(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> Job[T]:
+        here = portal()
+
+        async def work() -> T:
+            return await verb(self.opened(here))
+
+        return here.start_task_soon(work)
+
+    def _call(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
+        return self._begin(verb).result()
+
+    def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
+        """The whole object `key`. `known`, from a listing, saves finding out how large it is."""
+        return self._call(lambda store: store.get(key, known=known))
+
+    def read_range(self, key: str, start: int, end: int, *, if_match: str | None = None) -> tuple[bytes, GetResult]:
+        """Bytes `start` to `end` of `key`, fewer where the object ends, and what they are of; of an empty object none.
+
+        `if_match` is the etag of the version to read. Errors: `RangeError` for a `start` at or past the end;
+        `ObjectChangedError`.
+        """
+
+        async def read(store: ParallelStore) -> tuple[bytes, GetResult]:
+            sink = BytesSink()
+            try:
+                result = await store.fetch(key, sink, GetOptions(BoundedRange(start, end), if_match))
+            except RangeError:
+                meta = await store.head(key)
+                if meta.size:
+                    raise
+                return b"", GetResult(meta, 0, 0)
+            return sink.data, result
+
+        return self._call(read)
+
+    def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
+        """Fill `view` (writable, contiguous) with the bytes of `key` from `start`, in parallel where it is large.
+
+        `if_match` is the etag of the version to read. Errors: `IntegrityError` where the object ends before the view is
+        full; `ObjectChangedError`.
+        """
+        return self.begin_get_into(key, view, start=start, if_match=if_match).result()
+
+    def begin_get_into(
+        self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None
+    ) -> Job[GetResult]:
+        """Begin what :meth:`get_into` does, and do not wait: `key`, `view`, `start` and `if_match` are as there.
+
+        The view is written to until the result of the job was taken, also of a cancelled one. Errors: from the job's
+        result, what :meth:`get_into` raises.
+        """
+        return self._begin(lambda store: store.get_into(key, view, start=start, if_match=if_match))
+
+    def head(self, key: str) -> ObjectMeta:
+        """The metadata of the object `key`."""
+        return self._call(lambda store: store.head(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether the object `key` is there. Errors: those other than its absence."""
+        return self._call(lambda store: store.exists(key))
+
+    def put(self, key: str, data: bytes | bytearray | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write the object `key`, in parallel parts where `data`, which is contiguous, is large. It appears whole.
+
+        `options` are its headers and what has to be there before. Errors: `PreconditionFailedError`,
+        `AlreadyExistsError`.
+        """
+        return self._call(lambda store: store.put(key, data, options))
+
+    def delete(self, key: str) -> None:
+        """Remove the object `key`, if it is there."""
+        self._call(lambda store: store.delete(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove the objects `keys`. Errors: the first failure, when all were tried."""
+        listed = list(keys)  # here, as it may be the caller's own generator
+        self._call(lambda store: store.delete_many(listed))
+
+    def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        """Copy the object `source` to `target`, on the server; `source_bucket` is another one of the same service.
+
+        Errors: `UnsupportedError` where the store cannot copy from another bucket.
+        """
+        return self._call(lambda store: store.copy(source, target, source_bucket=source_bucket))
+
+    def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
+        """The pages of what starts with `prefix`, each asked for when it is wanted.
+
+        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it.
+        """
+        options: ListOptions | None = ListOptions(delimiter)
+        while options is not None:
+            page = self.list_page(prefix, options)
+            yield page
+            options = options.after(page)
+
+    def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+        """One page of what starts with `prefix`; `options` say which, and of how many entries."""
+        return self._call(lambda store: store.list_page(prefix, options))
+
+    def open_writer(self, key: str, options: PutOptions = DEFAULT_PUT) -> BlockingWriter:
+        """A writer of the object `key`, of any length; `options` are as in :meth:`put`.
+
+        Nothing is sent before the first full part, or :meth:`BlockingWriter.close`.
+        """
+        return BlockingWriter(self, key, options)
+
+
+class BlockingWriter:
+    """A streaming upload of the object `key` to `store`; `options` are as in :meth:`BlockingStore.put`.
+
+    One thread at a time; only in the process that made it. Errors of its making: `ConfigError`, `InvalidUriError`.
+    """
+
+    def __init__(self, store: BlockingStore, key: str, options: PutOptions) -> None:
+        self._pid = os.getpid()
+        self._key = key
+        self._portal = portal()
+        self._held = self._portal.enter(_opened_writer(self._portal, store, key, options))
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, a contiguous buffer, which may be reused when this returns.
+
+        What fills no part is only copied, on this thread. Errors: `StoreError`, of this write or of an earlier one, and
+        in a forked child.
+        """
+        self._check()
+        view = memoryview(data).cast("B")
+        if not self._held.value.absorb(view):
+            self._portal.call(self._held.value.write, view)
+
+    def close(self) -> PutResult:
+        """Publish the object, and tell its version. Errors: `StoreError`; then no object was made."""
+        self._check()
+        self._held.leave()
+        return self._held.value.result
+
+    def abort(self) -> None:
+        """Drop everything. May be called at any time, also again; does nothing in a forked child."""
+        if self._pid == os.getpid():
+            self._held.cancel()
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            context = ErrorContext(operation="PutObject", key=self._key)
+            raise StoreError("this writer belongs to the process that opened it", context)
+
+
+@asynccontextmanager
+async def _opened_writer(
+    portal: BlockingPortal, store: BlockingStore, key: str, options: PutOptions
+) -> AsyncIterator[PartWriter]:
+    async with store.opened(portal).open_writer(key, options) as writer:
+        yield writer

@@ -1,0 +1,356 @@
+"""Google Cloud Storage, by its JSON API. Source: "Cloud Storage JSON API", one page per method of `objects`.
+
+Theory of operation. Reads are held to a generation (see :mod:`.messages`), so a replaced object is never mixed with its
+successor. A whole object, and all that is written, is checked against the CRC32C that GCS keeps.
+
+Large writes are resumable: see :mod:`.resumable`. GCS has no multipart uploads of the kind that
+:class:`.store.ObjectStore` describes; here their parts are objects below `.s3dlio-uploads/`, which listings hide,
+composed into the target by 32 at a time and then removed. Invariant: nothing is at the target before the last request,
+which also carries the conditions. An upload belongs to the store that began it. What a process that was killed leaves
+behind, a lifecycle rule on that prefix removes.
+
+Cancellation: at any await. :meth:`GCSStore.abort_upload` removes what parts there are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import trio
+
+from ...alignment.checksum import crc32c, kernel_for
+from ...auth.bearer import BearerSigner, TokenProvider
+from ...auth.google import google_credentials
+from ...config import Config, MiB
+from ...errors import (
+    BucketNotFoundError,
+    ConfigError,
+    ErrorContext,
+    IntegrityError,
+    NotFoundError,
+    NotModifiedError,
+    StoreError,
+    UploadNotFoundError,
+)
+from ...model import (
+    DEFAULT_GET,
+    DEFAULT_LIST,
+    DEFAULT_PUT,
+    GetOptions,
+    GetResult,
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Sink,
+    Upload,
+)
+from ...transport.connection import Answer
+from ...transport.download import Download
+from ...transport.endpoint import Endpoint
+from ...transport.service import Request
+from ..http import HASH_IN_THREAD_FROM, HttpStore, Query, creating, each, naming, open_service
+from ..store import check_key
+from . import messages
+from .resumable import ResumableUploads
+
+_log = logging.getLogger("s3dlio.stores")
+
+RESUMABLE_FROM = 8 * MiB
+"""Above this a write is resumable: one request more, and no byte sent twice. Source: "Resumable uploads"."""
+
+
+class GCSStore(HttpStore):
+    """`gs://bucket`. Does no I/O before the first request.
+
+    `bucket` is its name; `config` has the settings: see :class:`s3dlio.Config`. `credentials` gives tokens, by default
+    Google's application default ones. `config.gcs_endpoint` may name another server, an emulator as a rule: unless it
+    is one of Google's, it gets no token but that of `credentials`. Errors: `InvalidUriError`, `ConfigError`.
+    """
+
+    _get = _head = "objects.get"
+    _pin = messages.GENERATION
+
+    def __init__(self, bucket: str, config: Config, credentials: TokenProvider | None = None) -> None:
+        endpoint = messages.endpoint_of(config.gcs_endpoint)
+        if config.anonymous:
+            credentials = None
+        elif credentials is None and messages.is_google(endpoint):
+            credentials = google_credentials()
+        if credentials is not None:
+            _check_secrecy(endpoint)
+        service = open_service(endpoint, config, BearerSigner(credentials), messages.read_fault)
+        super().__init__(messages.check_bucket(bucket), config, service)
+        self._resumable = ResumableUploads(service)
+        self._checksums = _Checksums()
+        self._uploads: set[str] = set()
+
+    @property
+    def uri(self) -> str:
+        return f"gs://{self.bucket}"
+
+    # Reading
+
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        unless = messages.generation_of(options.if_none_match) if options.if_none_match else None
+        landing = _RememberedView(sink, unless)
+        query = [("alt", "media")] + ([("ifGenerationNotMatch", unless)] if unless else [])
+        headers = {"accept-encoding": "gzip"}  # or a stored gzip would be inflated by the server
+        request = self._request("objects.get", "GET", key, query=query, headers=headers)
+        result, answer = await self._download(request, landing, options)
+        await self._check_read(result, landing.view, answer)
+        return result
+
+    async def _check_read(self, result: GetResult, view: memoryview, answer: Answer) -> None:
+        """Compare a whole object with its checksum."""
+        expected = messages.hash_header(answer.headers)
+        if expected is None or (result.start, result.end) != (0, result.meta.size):
+            return
+        if await self._checksums.crc32c(view) != expected:
+            context = self._context("objects.get", result.meta.key)
+            raise IntegrityError("the bytes received do not have the object's CRC32C", context)
+
+    async def head(self, key: str) -> ObjectMeta:
+        answer = await self._send(self._request("objects.get", "GET", key))
+        with self._reading("objects.get", key):
+            return messages.object_meta(messages.read_json(answer.body))
+
+    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+        answer = await self._send(self._request("objects.list", "GET", query=messages.list_query(prefix, options)))
+        with self._reading("objects.list"):
+            return messages.read_page(answer.body, prefix, options.start_after)
+
+    def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
+        return messages.media_meta(key, headers, size)
+
+    # Writing
+
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        made, _ = await self._insert(key, data, options)
+        return made
+
+    async def _insert(self, key: str, data: bytes | memoryview, options: PutOptions) -> tuple[PutResult, int]:
+        """Write an object; its version and its CRC32C."""
+        context = self._context("objects.insert", check_key(key))
+        conditions = messages.conditions(options, context)
+        view = memoryview(data).cast("B")
+        checksum = await self._checksums.crc32c(view)
+        wanted = messages.resource(key, options, checksum)
+        with creating(options):
+            insert = self._insert_resumable if len(view) > RESUMABLE_FROM else self._insert_at_once
+            answer = await insert(key, view, wanted, conditions)
+        return self._written(answer, checksum, context), checksum
+
+    async def _insert_at_once(self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query) -> Answer:
+        kind, body = messages.multipart(wanted, view, secrets.token_hex(16))
+        query = [("uploadType", "multipart"), *conditions]
+        request = self._insert_request(key, query, {"content-type": kind}, body)
+        return await self._send(request._replace(idempotent=not conditions))
+
+    async def _insert_resumable(
+        self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query
+    ) -> Answer:
+        headers = {"content-type": "application/json", "x-upload-content-length": str(len(view))}
+        query, body = [("uploadType", "resumable"), *conditions], json.dumps(wanted).encode()
+        request = self._insert_request(key, query, headers, (body,))
+        with _missing_bucket(request):
+            return await self._resumable.send(request, view)
+
+    def _insert_request(
+        self, key: str, query: Query, headers: Mapping[str, str], body: Sequence[bytes | memoryview]
+    ) -> Request:
+        path = messages.upload_path(self.bucket)
+        return self._request("objects.insert", "POST", key, path=path, query=query, headers=headers, body=body)
+
+    def _written(self, answer: Answer, checksum: int, where: ErrorContext) -> PutResult:
+        """The version that was made, if it is what was sent. Errors: `IntegrityError`, `ProtocolError`."""
+        with naming(where):
+            made = messages.read_json(answer.body)
+            result = messages.put_result(made)
+        if messages.read_crc32c(str(made.get("crc32c", ""))) not in (checksum, None):
+            raise IntegrityError("the object that was made does not have the CRC32C of what was sent", where)
+        return result
+
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        bucket = self.bucket if source_bucket is None else messages.check_bucket(source_bucket)
+        path = messages.rewrite_path(bucket, check_key(source), self.bucket, check_key(target))
+        token: str | None = None
+        while True:
+            query = [("rewriteToken", token)] if token else []
+            answer = await self._send(self._request("objects.rewrite", "POST", source, path=path, query=query))
+            with self._reading("objects.rewrite", source):
+                made, token = messages.read_rewrite(answer.body)
+            if made is not None:
+                return made
+
+    # Deleting
+
+    async def delete(self, key: str) -> None:
+        try:
+            await self._send(self._request("objects.delete", "DELETE", key))
+        except BucketNotFoundError:
+            raise
+        except NotFoundError:
+            return
+
+    # Multipart uploads
+
+    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+        await trio.lowlevel.checkpoint()
+        messages.resource(check_key(key), options, None)
+        upload = Upload(key, secrets.token_hex(16), options)
+        self._uploads.add(upload.id)
+        return upload
+
+    async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
+        self._check_open(upload)
+        made, checksum = await self._insert(messages.part_name(upload.id, number), data, DEFAULT_PUT)
+        return Part(number, messages.part_etag(made.etag or "", checksum), memoryview(data).nbytes)
+
+    async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
+        self._check_open(upload)
+        where = self._context("objects.compose", upload.key)
+        conditions = messages.conditions(upload.options, where)
+        pieces = messages.pieces(upload.id, parts, where)
+        level = 0
+        while len(pieces) > messages.MOST_PIECES:
+            level += 1
+            pieces = await self._join(upload, level, pieces)
+        wanted = messages.resource(upload.key, upload.options, None)
+        with creating(upload.options):
+            made = await self._compose(upload.key, pieces, wanted, conditions)
+        await self._clean_up(upload)
+        return PutResult(made.generation, made.generation)
+
+    async def _join(self, upload: Upload, level: int, pieces: Sequence[messages.Piece]) -> list[messages.Piece]:
+        """One round: 32 pieces each become one."""
+        groups = messages.groups(pieces)
+        joined: dict[int, messages.Piece] = {}
+
+        async def join(number: int) -> None:
+            joined[number] = await self._compose(messages.joint_name(upload.id, level, number), groups[number])
+
+        if failures := await each(join, range(len(groups))):
+            raise failures[0]
+        return [joined[number] for number in range(len(groups))]
+
+    async def _compose(
+        self,
+        target: str,
+        pieces: Sequence[messages.Piece],
+        wanted: Mapping[str, Any] | None = None,
+        conditions: Query = (),
+    ) -> messages.Piece:
+        """Make `target` of the pieces. Errors: `UploadNotFoundError` where one is gone; `IntegrityError`."""
+        request = self._request(
+            "objects.compose",
+            "POST",
+            target,
+            path=messages.compose_path(self.bucket, target),
+            query=conditions,
+            headers={"content-type": "application/json"},
+            body=(messages.compose_body(pieces, wanted or {}),),
+        )
+        try:
+            answer = await self._send(request._replace(idempotent=not conditions))
+        except BucketNotFoundError:
+            raise
+        except NotFoundError as error:
+            raise UploadNotFoundError("a part of the upload is not there", error.context) from None
+        checksum = messages.joined_crc32c(pieces)
+        made = self._written(answer, checksum, self._context("objects.compose", target))
+        return messages.Piece(target, made.etag or "", checksum, sum(piece.size for piece in pieces))
+
+    async def abort_upload(self, upload: Upload) -> None:
+        self._uploads.discard(upload.id)
+        async for page in self.list(messages.part_prefix(upload.id)):
+            await self.delete_many(meta.key for meta in page.objects)
+
+    async def _clean_up(self, upload: Upload) -> None:
+        """Remove the parts of a finished upload. The object is there, so that this fails is no failure."""
+        try:
+            await self.abort_upload(upload)
+        except StoreError as error:
+            _log.warning("parts of a finished upload could not be removed: %s", error)
+
+    def _check_open(self, upload: Upload) -> None:
+        if upload.id not in self._uploads:
+            message = "no such upload: it was completed, aborted, or not begun by this store"
+            raise UploadNotFoundError(message, self._context("objects.insert", upload.key))
+
+    # Requests
+
+    def _path(self, key: str | None) -> str:
+        return messages.objects_path(self.bucket) if key is None else messages.object_path(self.bucket, check_key(key))
+
+    async def _send(self, request: Request, download: Download | None = None) -> Answer:
+        with _missing_bucket(request):
+            return await super()._send(request, download)
+
+
+@contextmanager
+def _missing_bucket(request: Request) -> Iterator[None]:
+    """An answer that something is not there is a `BucketNotFoundError` also where it can be nothing else."""
+    try:
+        yield
+    except UploadNotFoundError:
+        raise
+    except NotFoundError as error:
+        object_asked = request.key is not None and request.operation != "objects.insert"
+        if object_asked and not messages.names_bucket(error.message):
+            raise
+        raise BucketNotFoundError(f"no such bucket: {error.message}", error.context) from None
+
+
+class _RememberedView:
+    """A sink that remembers where the body goes, and wants none of the generation that is known already."""
+
+    def __init__(self, sink: Sink, known: str | None) -> None:
+        self.view = memoryview(b"")
+        self._sink = sink
+        self._known = known
+
+    def __call__(self, coming: GetResult) -> memoryview:
+        if self._known is not None and coming.meta.etag == self._known:
+            raise NotModifiedError("the object is still of this generation")
+        self.view = self._sink(coming)
+        return self.view
+
+
+class _Checksums:
+    """CRC32C in a thread where it takes long, which the first one of a process does: it compiles the kernel."""
+
+    def __init__(self) -> None:
+        self._first = trio.Lock()
+
+    async def crc32c(self, data: memoryview) -> int:
+        """The CRC32C of `data`, which must not change meanwhile."""
+        if not len(data):
+            return 0
+        if not kernel_for.cache_info().currsize:
+            async with self._first:
+                return await trio.to_thread.run_sync(crc32c, data)
+        if len(data) < HASH_IN_THREAD_FROM:
+            return crc32c(data)
+        return await trio.to_thread.run_sync(crc32c, data)
+
+
+def _check_secrecy(endpoint: Endpoint) -> None:
+    """A token is sent under TLS, or to this host, alone (RFC 6750 section 5.3). Errors: `ConfigError`."""
+    if not endpoint.tls and endpoint.address != "localhost" and not _is_loopback(endpoint.host):
+        raise ConfigError(f"a token is not sent in clear to another host: {endpoint}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

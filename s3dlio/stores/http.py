@@ -1,0 +1,271 @@
+"""What every store behind HTTP does alike: requests with conditions and context, reads, deletions, closing.
+
+Theory of operation. A backend is pure where it can be: it says how its requests look and reads their answers. This
+class acts: it sends, lets a download land, and gives every error the operation and the object it is about. So a rule
+that holds for all services is written here, once, and where requests go is known here alone: a request names a path
+below an endpoint, never a host.
+
+Ownership: the store owns its service, and the service its connections. Cancellation: at any await, nothing is left.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import ClassVar, NamedTuple, TypeVar
+
+import trio
+
+from ..auth.signer import Signer
+from ..config import Config
+from ..errors import (
+    AlreadyExistsError,
+    ErrorContext,
+    InvalidKeyError,
+    PreconditionFailedError,
+    ProtocolError,
+    StoreError,
+)
+from ..model import DEFAULT_GET, GetOptions, GetResult, ObjectMeta, PutOptions, PutResult, Sink
+from ..transport.connection import Answer
+from ..transport.dial import open_pool
+from ..transport.download import IF_MATCH, Download, Pin
+from ..transport.endpoint import Endpoint
+from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
+from ..transport.retry import RetryPolicy
+from ..transport.service import ReadFault, Request, Service
+from .store import ObjectStore
+
+T = TypeVar("T")
+Query = Sequence[tuple[str, str]]
+"""Names and values, not quoted."""
+
+HASH_IN_THREAD_FROM = 256 << 10
+"""Bytes from which hashing takes longer than a hop into a thread."""
+
+_IN_FLIGHT = 32
+
+
+class HeaderNames(NamedTuple):
+    """How a service spells in headers what all services know; `metadata` is what the names of a user's own begin with.
+
+    `content_type` is that of a write: reads are answered with a plain `content-type` everywhere.
+    """
+
+    metadata: str
+    version: str
+    storage_class: str
+    content_type: str
+
+    def describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
+        """An object's metadata from the headers of a GET or HEAD."""
+        meta = self.metadata
+        return ObjectMeta(
+            key=key,
+            size=size,
+            etag=etag_of(headers),
+            last_modified=http_date(headers.get("last-modified", "")),
+            version=headers.get(self.version),
+            storage_class=headers.get(self.storage_class),
+            content_type=headers.get("content-type"),
+            metadata={name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)},
+        )
+
+    def written(self, headers: Mapping[str, str]) -> PutResult:
+        """The version that a write made, from the headers of its answer."""
+        return PutResult(etag_of(headers), headers.get(self.version))
+
+    def of_write(self, options: PutOptions) -> dict[str, str]:
+        """The headers of a write. Errors: `InvalidKeyError` where metadata is not printable ASCII."""
+        headers = {f"{self.metadata}{name.lower()}": value for name, value in options.metadata.items()}
+        if options.content_type:
+            headers[self.content_type] = options.content_type
+        if options.storage_class:
+            headers[self.storage_class] = options.storage_class
+        for name, value in headers.items():
+            if not (name + value).isascii() or not (name + value).isprintable():
+                raise InvalidKeyError(f"the value of {name!r} must be printable ASCII, as HTTP headers are")
+        return headers | conditions(options)
+
+
+def conditions(options: PutOptions) -> dict[str, str]:
+    """The headers that make a write conditional (RFC 9110 section 13.1)."""
+    if options.if_none_match:
+        return {"if-none-match": "*"}
+    return {"if-match": quote_etag(options.if_match)} if options.if_match is not None else {}
+
+
+def etag_of(headers: Mapping[str, str]) -> str | None:
+    """The etag as listings, heads and answers to writes would all spell it."""
+    etag = headers.get("etag")
+    return quote_etag(etag) if etag else None
+
+
+def open_service(
+    endpoint: Endpoint,
+    config: Config,
+    signer: Signer,
+    read_fault: ReadFault,
+    headers: Mapping[str, str] | None = None,
+) -> Service:
+    """A service with an empty pool of connections; `headers` go with every request."""
+    named = {"user-agent": config.user_agent, **(headers or {})}
+    policy = RetryPolicy(max_attempts=config.max_attempts)
+    return Service(endpoint, open_pool(endpoint, config), signer, read_fault, policy, headers=named)
+
+
+class HttpStore(ObjectStore):
+    """A bucket of one of the clouds. `bucket` is what errors call it; `service` may be opened later: :meth:`_open`."""
+
+    _names: ClassVar[HeaderNames]
+    _get: ClassVar[str]
+    """What the service calls reading, in errors; and so on."""
+    _head: ClassVar[str]
+    _pin: ClassVar[Pin] = IF_MATCH
+
+    def __init__(self, bucket: str, config: Config, service: Service | None = None) -> None:
+        self.bucket = bucket
+        self.config = config
+        self._service = service
+        self._opening = trio.Lock()
+
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        unless = options.if_none_match
+        headers = {"if-none-match": quote_etag(unless)} if unless else {}
+        result, _ = await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
+        return result
+
+    async def _download(self, request: Request, sink: Sink, options: GetOptions) -> tuple[GetResult, Answer]:
+        """What a GET of `request.key` delivers into the view of `sink`, and its last answer."""
+        key = request.key or ""
+        download = Download(key, sink, partial(self._describe, key), options.byte_range, options.if_match, self._pin)
+        answer = await self._send(request, download)
+        if download.result is None:
+            raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
+        return download.result, answer
+
+    def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
+        """An object of `size` bytes by the headers of its GET or HEAD."""
+        return self._names.describe(key, headers, size)
+
+    async def head(self, key: str) -> ObjectMeta:
+        answer = await self._send(self._request(self._head, "HEAD", key))
+        size = parse_size(answer.headers.get("content-length"))
+        if size is None:
+            raise ProtocolError("the answer to a HEAD has no length", self._context(self._head, key))
+        return self._describe(key, answer.headers, size)
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        raise_first(await each(self.delete, keys))
+
+    async def aclose(self) -> None:
+        if self._service is not None:
+            self._service.close()
+        await trio.lowlevel.checkpoint()
+
+    @abstractmethod
+    def _path(self, key: str | None) -> str:
+        """The quoted path of an object, or of the bucket, below the endpoint. Errors: `InvalidKeyError`."""
+
+    async def _open(self) -> Service:
+        """Make the service, for a store that is made without one. Called once, before the first request."""
+        raise NotImplementedError
+
+    async def _reach(self) -> Service:
+        if self._service is None:
+            async with self._opening:
+                self._service = self._service or await self._open()
+        return self._service
+
+    def _request(
+        self,
+        operation: str,
+        method: str,
+        key: str | None = None,
+        *,
+        path: str | None = None,
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+        body: Sequence[bytes | memoryview] = (),
+        fault_in_success: bool = False,
+    ) -> Request:
+        """A request about an object, or about the bucket where there is no `key`."""
+        return Request(
+            operation,
+            method,
+            self._path(key) if path is None else path,
+            quote_query(query) if query else "",
+            headers or {},
+            [memoryview(piece).cast("B") for piece in body if len(piece)],
+            bucket=self.bucket,
+            key=key,
+            fault_in_success=fault_in_success,
+        )
+
+    async def _send(self, request: Request, download: Download | None = None) -> Answer:
+        service = await self._reach()
+        return await service.send(request, download)
+
+    async def _write(self, request: Request, options: PutOptions) -> Answer:
+        """A write that may be conditional; such a one is not repeated when its outcome is unknown."""
+        with creating(options):
+            return await self._send(request._replace(idempotent=not options.conditional))
+
+    @contextmanager
+    def _reading(self, operation: str, key: str | None = None) -> Iterator[None]:
+        """An answer that makes no sense is an error of this operation."""
+        with naming(self._context(operation, key)):
+            yield
+
+    def _context(self, operation: str, key: str | None = None) -> ErrorContext:
+        endpoint = str(self._service.endpoint) if self._service is not None else None
+        return ErrorContext(operation=operation, bucket=self.bucket, key=key, endpoint=endpoint)
+
+
+@contextmanager
+def naming(where: ErrorContext) -> Iterator[None]:
+    """Have the `ProtocolError` of an answer that is read in the block say where it came from."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise ProtocolError(error.message, where) from None
+
+
+@contextmanager
+def creating(options: PutOptions) -> Iterator[None]:
+    """A write in the block whose condition fails because something is there is an `AlreadyExistsError`."""
+    try:
+        yield
+    except PreconditionFailedError as error:
+        if options.if_none_match:
+            raise AlreadyExistsError("an object of this key exists", error.context) from error
+        raise
+
+
+async def each(do: Callable[[T], Awaitable[None]], items: Iterable[T]) -> list[StoreError]:
+    """Do it for all items, 32 at a time; what failed, in the order of the items."""
+    failures: dict[int, StoreError] = {}
+    limiter = trio.CapacityLimiter(_IN_FLIGHT)
+
+    async def one(number: int, item: T) -> None:
+        try:
+            await do(item)
+        except StoreError as error:
+            failures[number] = error
+        finally:
+            limiter.release_on_behalf_of(number)
+
+    async with trio.open_nursery() as nursery:
+        for number, item in enumerate(items):
+            await limiter.acquire_on_behalf_of(number)
+            nursery.start_soon(one, number, item)
+    return [failures[number] for number in sorted(failures)]
+
+
+def raise_first(failures: Sequence[StoreError]) -> None:
+    """Raise the first of `failures`, if there are any, with a note of how many there are."""
+    if failures:
+        failures[0].add_note(f"{len(failures)} objects in all could not be removed")
+        raise failures[0]

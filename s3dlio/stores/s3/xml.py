@@ -1,0 +1,106 @@
+"""S3's XML, both ways. Source: the "Amazon S3 API Reference", one page per operation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
+
+from ...errors import ErrorContext, ProtocolError, StoreError, error_class
+from ...model import ListPage, ObjectMeta, Part, RestoreStatus
+from ...transport.http1 import parse_size, quote_etag
+from ..xml import parse, text_of
+
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+
+
+def can_hold(key: str) -> bool:
+    """Whether XML 1.0 can spell this key."""
+    return _NOT_XML.search(key) is None
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ISO 8601 time as S3 writes it, aware, UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def parse_etag(element: Element) -> str | None:
+    """An element's `ETag`, in quotes."""
+    etag = text_of(element, "ETag")
+    return quote_etag(etag) if etag else None
+
+
+def parse_list_page(body: bytes) -> ListPage:
+    """ListObjectsV2's answer. Errors: `ProtocolError`, also where more is promised and no token given."""
+    root = parse(body, "ListBucketResult")
+    encoded = text_of(root, "EncodingType") == "url"
+    objects = tuple(_object(item, encoded=encoded) for item in root.iterfind("Contents"))
+    prefixes = tuple(_name(item, "Prefix", encoded=encoded) for item in root.iterfind("CommonPrefixes"))
+    truncated = text_of(root, "IsTruncated") == "true"
+    token = text_of(root, "NextContinuationToken") if truncated else None
+    if truncated and token is None:
+        raise ProtocolError("the listing goes on, but its page has no continuation token")
+    return ListPage(objects, prefixes, token)
+
+
+def _object(item: Element, *, encoded: bool) -> ObjectMeta:
+    size = parse_size(text_of(item, "Size"))
+    if size is None:
+        raise ProtocolError("a listed object has no size that makes sense")
+    return ObjectMeta(
+        key=_name(item, "Key", encoded=encoded),
+        size=size,
+        etag=parse_etag(item),
+        last_modified=parse_time(text_of(item, "LastModified")),
+        storage_class=text_of(item, "StorageClass"),
+        restore=_restore(item.find("RestoreStatus")),
+    )
+
+
+def _restore(item: Element | None) -> RestoreStatus | None:
+    if item is None:
+        return None
+    in_progress = text_of(item, "IsRestoreInProgress") == "true"
+    return RestoreStatus(in_progress, parse_time(text_of(item, "RestoreExpiryDate")))
+
+
+def _name(item: Element, tag: str, *, encoded: bool) -> str:
+    text = item.findtext(tag)  # as it stands: keys may begin and end with white space
+    if not text:
+        raise ProtocolError(f"a listing has an entry without {tag}")
+    return unquote_plus(text) if encoded else text
+
+
+def delete_body(keys: Sequence[str]) -> bytes:
+    """DeleteObjects' request, quiet: only failures are answered."""
+    objects = "".join(f"<Object><Key>{escape(key, _REFERENCES)}</Key></Object>" for key in keys)
+    return f'<Delete xmlns="{_NAMESPACE}"><Quiet>true</Quiet>{objects}</Delete>'.encode()
+
+
+def delete_failures(body: bytes, where: ErrorContext) -> Iterable[StoreError]:
+    """The objects that DeleteObjects' answer, which came from `where`, says could not be removed."""
+    for item in parse(body).iterfind("Error"):
+        code = text_of(item, "Code")
+        context = replace(where, key=item.findtext("Key") or None, status=200, code=code)
+        kind = error_class(500 if code == "InternalError" else 400, code)
+        yield kind(text_of(item, "Message") or "the object could not be removed", context)
+
+
+def complete_body(parts: Sequence[Part]) -> bytes:
+    """CompleteMultipartUpload's request."""
+    listed = "".join(
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>" for part in parts
+    )
+    return f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()

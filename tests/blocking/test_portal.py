@@ -1,0 +1,218 @@
+"""The portal: calls from any thread, cancellation, Ctrl-C, fork, exit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+
+from s3dlio.blocking.portal import BlockingPortal, CancelledError, portal
+from s3dlio.stores.memory import MemoryStore
+from s3dlio.transfer import ParallelStore
+
+
+@pytest.fixture
+def own_portal() -> Iterator[BlockingPortal]:
+    made = BlockingPortal()
+    yield made
+    made.close()
+
+
+async def _add(left: int, right: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return left + right
+
+
+def _run_script(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_call_returns_the_value(own_portal: BlockingPortal) -> None:
+    assert own_portal.call(_add, 2, 3) == 5
+
+
+def test_call_raises_what_the_coroutine_raised(own_portal: BlockingPortal) -> None:
+    async def fail() -> None:
+        raise FileNotFoundError("gone")
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        own_portal.call(fail)
+    assert own_portal.call(_add, 1, 1) == 2
+
+
+def test_calls_from_many_threads(own_portal: BlockingPortal) -> None:
+    sums: list[int] = []
+    threads = [threading.Thread(target=lambda n=n: sums.append(own_portal.call(_add, n, n))) for n in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sums) == [2 * n for n in range(32)]
+
+
+def test_a_call_on_the_portals_own_thread_is_refused(own_portal: BlockingPortal) -> None:
+    async def nested() -> int:
+        return own_portal.call(_add, 1, 2)
+
+    with pytest.raises(RuntimeError, match="own thread"):
+        own_portal.call(nested)
+
+
+def test_a_closed_portal_says_so(own_portal: BlockingPortal) -> None:
+    own_portal.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        own_portal.call(_add, 1, 2)
+    assert repr(own_portal) == "<BlockingPortal closed>"
+
+
+def test_closing_ends_jobs_and_closes_stores(own_portal: BlockingPortal) -> None:
+    class Kept(MemoryStore):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    kept = Kept()
+    own_portal.stores["it"] = ParallelStore(kept, part_size=1, parts_in_flight=1)
+    job = own_portal.start_task_soon(trio.sleep_forever)
+    own_portal.close()
+    with pytest.raises(CancelledError):
+        job.result()
+    assert kept.closed
+
+
+def test_a_cancelled_job_says_so(own_portal: BlockingPortal) -> None:
+    job = own_portal.start_task_soon(trio.sleep_forever)
+    job.cancel()
+    with pytest.raises(CancelledError):
+        job.result()
+    job.cancel()
+
+
+async def _steps(count: int) -> int:
+    for _ in range(count):
+        await trio.lowlevel.checkpoint()
+    return count
+
+
+def test_cancel_churn_leaves_no_task(own_portal: BlockingPortal) -> None:
+    random = Random(7)
+
+    async def tasks_left() -> int:
+        await trio.testing.wait_all_tasks_blocked()
+        assert own_portal._nursery is not None
+        return len(own_portal._nursery.child_tasks) - 1
+
+    cancelled = 0
+    for _ in range(300):
+        jobs = [own_portal.start_task_soon(_steps, random.randrange(40)) for _ in range(8)]
+        for job in jobs[random.randrange(8) :]:
+            job.cancel()
+        for job in jobs:
+            try:
+                job.result()
+            except CancelledError:
+                cancelled += 1
+    assert cancelled > 100
+    assert own_portal.call(tasks_left) == 0
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    @asynccontextmanager
+    async def context(self) -> AsyncIterator[str]:
+        self.events.append("enter")
+        try:
+            yield "value"
+            self.events.append("left")
+        except BaseException as error:
+            self.events.append(type(error).__name__)
+            raise
+
+
+def test_a_held_context_is_left_without_error(own_portal: BlockingPortal) -> None:
+    recorder = _Recorder()
+    held = own_portal.enter(recorder.context())
+    assert held.value == "value"
+    held.leave()
+    assert recorder.events == ["enter", "left"]
+
+
+def test_a_held_context_is_cancelled(own_portal: BlockingPortal) -> None:
+    recorder = _Recorder()
+    held = own_portal.enter(recorder.context())
+    held.cancel()
+    held.cancel()
+    assert recorder.events == ["enter", "Cancelled"]
+
+
+def test_entering_raises_what_the_context_raises(own_portal: BlockingPortal) -> None:
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        raise PermissionError("no")
+        yield
+
+    with pytest.raises(PermissionError, match="no"):
+        own_portal.enter(broken())
+
+
+def test_a_forked_child_has_its_own_portal_and_the_parent_keeps_its() -> None:
+    parent = portal()
+    assert parent.call(_add, 1, 2) == 3
+    child = os.fork()
+    if child == 0:
+        try:
+            same = portal() is parent
+            works = portal().call(_add, 3, 4) == 7
+            refused = False
+            try:
+                parent.call(_add, 1, 1)
+            except RuntimeError:
+                refused = True
+            os._exit(0 if works and refused and not same else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert portal() is parent
+    assert parent.call(_add, 5, 6) == 11
+
+
+def test_interrupt_cancels_the_job_before_it_raises() -> None:
+    done = _run_script(
+        """
+import os, signal, trio
+from s3dlio.blocking.portal import portal
+events = []
+async def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        events.append("cancelled")
+        raise
+try:
+    portal().call(work)
+except KeyboardInterrupt:
+    print("interrupted", events)
+"""
+    )
+    assert (done.stdout, done.stderr) == ("interrupted ['cancelled']\n", "")
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(0)", "portal().start_task_soon(trio.sleep_forever)"])
+def test_a_process_that_used_the_portal_exits_quietly(ending: str) -> None:
+    done = _run_script(
+        f"import trio\nfrom s3dlio.blocking.portal import portal\nportal().call(trio.sleep, 0)\n{ending}"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
