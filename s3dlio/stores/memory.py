@@ -13,11 +13,7 @@ from ..errors import (
     AlreadyExistsError,
     ErrorContext,
     NotFoundError,
-    NotModifiedError,
-    ObjectChangedError,
     PreconditionFailedError,
-    RangeError,
-    RequestError,
     UploadNotFoundError,
 )
 from ..model import (
@@ -34,9 +30,8 @@ from ..model import (
     PutResult,
     Sink,
     Upload,
-    resolve,
 )
-from .store import ObjectStore, check_key, refuse_bucket
+from .store import ObjectStore, check_key, check_parts, part_of, refuse_bucket
 
 _Parts = dict[int, tuple[Part, bytes]]
 
@@ -60,15 +55,8 @@ class MemoryStore(ObjectStore):
     async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
         await trio.lowlevel.checkpoint()
         meta, data = self._find("GetObject", key)
-        if options.if_match is not None and meta.etag != options.if_match:
-            raise ObjectChangedError("the object was replaced", self._context("GetObject", key))
-        if options.if_none_match is not None and meta.etag == options.if_none_match:
-            raise NotModifiedError("the object is the same", self._context("GetObject", key))
-        start, end = resolve(options.byte_range, meta.size)
-        if options.byte_range is not None and start >= meta.size:
-            raise RangeError(f"the range begins at or past the end, {meta.size}", self._context("GetObject", key))
-        result = GetResult(meta, start, end)
-        sink(result)[:] = data[start:end]
+        result = part_of(meta, options, self._context("GetObject", key))
+        sink(result)[:] = data[result.start : result.end]
         return result
 
     async def head(self, key: str) -> ObjectMeta:
@@ -115,12 +103,10 @@ class MemoryStore(ObjectStore):
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
         await trio.lowlevel.checkpoint()
-        uploaded, numbers = self._parts("CompleteMultipartUpload", upload), [part.number for part in parts]
-        known = [uploaded[number][0] for number in numbers if number in uploaded]
-        if not parts or known != list(parts) or numbers != sorted(set(numbers)):
-            context = self._context("CompleteMultipartUpload", upload.key)
-            raise RequestError("the parts are not those that were uploaded, in order", context)
-        content = b"".join(uploaded[number][1] for number in numbers)
+        uploaded = self._parts("CompleteMultipartUpload", upload)
+        known = {number: part for number, (part, _) in uploaded.items()}
+        check_parts(parts, known, self._context("CompleteMultipartUpload", upload.key))
+        content = b"".join(uploaded[part.number][1] for part in parts)
         result = self._store("CompleteMultipartUpload", upload.key, content, upload.options)
         del self._uploads[upload.id]
         return result

@@ -7,7 +7,7 @@ Splitting large objects into parallel parts is :mod:`s3dlio.transfer`'s work, on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,10 @@ from ..errors import (
     IntegrityError,
     InvalidKeyError,
     NotFoundError,
+    NotModifiedError,
     ObjectChangedError,
+    RangeError,
+    RequestError,
     UnsupportedError,
 )
 from ..model import (
@@ -36,6 +39,7 @@ from ..model import (
     PutResult,
     Sink,
     Upload,
+    resolve,
 )
 
 MAX_KEY = 1024
@@ -201,6 +205,25 @@ def refuse_bucket(bucket: str | None, context: ErrorContext) -> None:
     """For stores that know no bucket but themselves. Errors: `UnsupportedError`."""
     if bucket is not None:
         raise UnsupportedError("this store copies inside itself only", context)
+
+
+def part_of(meta: ObjectMeta, options: GetOptions, context: ErrorContext) -> GetResult:
+    """What a read is of, where no server decides it. Errors: `ObjectChangedError`, `NotModifiedError`, `RangeError`."""
+    if options.if_match is not None and meta.etag != options.if_match:
+        raise ObjectChangedError("the object was replaced", context)
+    if options.if_none_match is not None and meta.etag == options.if_none_match:
+        raise NotModifiedError("the object is the same", context)
+    start, end = resolve(options.byte_range, meta.size)
+    if options.byte_range is not None and start >= meta.size:
+        raise RangeError(f"the range begins at or past the end, {meta.size}", context)
+    return GetResult(meta, start, end)
+
+
+def check_parts(parts: Sequence[Part], uploaded: Mapping[int, Part], context: ErrorContext) -> None:
+    """Errors: `RequestError` where no object can be made of `parts`."""
+    numbers = [part.number for part in parts]
+    if not parts or numbers != sorted(set(numbers)) or any(uploaded.get(part.number) != part for part in parts):
+        raise RequestError("the parts are not those that were uploaded, in order", context)
 
 
 class BytesSink:

@@ -23,14 +23,7 @@ import trio
 
 from ...alignment.direct import BufferedFile
 from ...config import Config
-from ...errors import (
-    ErrorContext,
-    NotModifiedError,
-    ObjectChangedError,
-    RangeError,
-    StoreError,
-    UploadNotFoundError,
-)
+from ...errors import ErrorContext, StoreError, UploadNotFoundError
 from ...model import (
     DEFAULT_GET,
     DEFAULT_LIST,
@@ -45,9 +38,8 @@ from ...model import (
     PutResult,
     Sink,
     Upload,
-    resolve,
 )
-from ..store import BytesSink, ObjectStore, refuse_bucket
+from ..store import BytesSink, ObjectStore, part_of, refuse_bucket
 from .errors import store_error
 from .files import READING, CachedFile, Draft, Opener, ReadableFile, describe
 from .listing import Listing
@@ -121,7 +113,7 @@ class LocalStore(ObjectStore):
         else:
             file = self._open(path, context, self._open_file)
         try:
-            result = _part_of(file.meta, options, context)
+            result = part_of(file.meta, options, context)
             if result.end - result.start > (self._block if ready and not cached else _SMALL):
                 return file, result, None
             sink = ready or BytesSink()
@@ -318,18 +310,6 @@ class LocalStore(ObjectStore):
 
     def _context(self, operation: str, key: str | None) -> ErrorContext:
         return ErrorContext(operation=operation, bucket=self._path, key=key, attempts=1)
-
-
-def _part_of(meta: ObjectMeta, options: GetOptions, context: ErrorContext) -> GetResult:
-    """What is to be read. Errors: `ObjectChangedError`, `NotModifiedError`, `RangeError`."""
-    if options.if_match is not None and meta.etag != options.if_match:
-        raise ObjectChangedError("the file was replaced", context)
-    if options.if_none_match is not None and meta.etag == options.if_none_match:
-        raise NotModifiedError("the file is the same", context)
-    start, end = resolve(options.byte_range, meta.size)
-    if options.byte_range is not None and start >= meta.size:
-        raise RangeError(f"the range begins at or past the end, {meta.size}", context)
-    return GetResult(meta, start, end)
 
 
 def _move_blocks(move: _Move, view: memoryview, start: int, blocks: Iterator[int], size: int) -> None:

@@ -22,6 +22,7 @@ import trio
 
 from ...errors import ErrorContext, RequestError
 from ...model import Part, Upload
+from ..store import check_parts
 from .files import Draft, copy_range
 
 
@@ -77,10 +78,7 @@ class LocalUpload:
 
     def check(self, parts: Sequence[Part], context: ErrorContext) -> None:
         """Errors: `RequestError` where no object can be made of these."""
-        numbers = [part.number for part in parts]
-        known = [self._parts[number].part for number in numbers if number in self._parts]
-        if not parts or known != list(parts) or numbers != sorted(set(numbers)):
-            raise RequestError("the parts are not those that were uploaded, in order", context)
+        check_parts(parts, {number: written.part for number, written in self._parts.items()}, context)
         if self.writing:
             raise RequestError("parts are still being written", context)
 

@@ -180,6 +180,23 @@ async def test_a_file_changed_in_place_is_noticed(folder: Path, store_class: typ
                 await store.fetch("key", sink)
 
 
+async def test_a_file_changed_while_it_is_copied_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_file_range = os.copy_file_range
+
+    def change_afterwards(*arguments: int) -> int:
+        count = copy_file_range(*arguments)
+        with (folder / "key").open("r+b") as file:
+            file.write(b"new")
+        return count
+
+    monkeypatch.setattr(os, "copy_file_range", change_afterwards)
+    async with LocalStore(str(folder)) as store:
+        await store.put("key", BODY)
+        with pytest.raises(ObjectChangedError):
+            await store.copy("key", "copy")
+    assert os.listdir(folder) == ["key"]
+
+
 @pytest.mark.parametrize("store_class", STORES)
 async def test_a_file_replaced_while_it_is_read_is_read_to_its_end(folder: Path, store_class: type[LocalStore]) -> None:
     async with store_class(str(folder)) as store:
