@@ -24,7 +24,7 @@ PUBLIC = (
     "s3dlio.compat.s3torchconnector.lightning",
 )
 _MEASURED = re.compile(r"(?:.*_)?(?:size|sizes|bytes|timeout|offset|start|end|limit|position|length)")
-_UNIT = re.compile(r"\b(?:bytes?|[KMG]iB|seconds|keys|entries|objects|parts)\b")
+_UNIT = re.compile(r"\b(?:bytes?|[KMG]iB|seconds|keys|entries|objects|parts|digits)\b")
 _FAILS = re.compile(r"\bErrors?\b|Error\b|\braises?\b", re.IGNORECASE)
 
 

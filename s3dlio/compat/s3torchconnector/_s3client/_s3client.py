@@ -132,7 +132,8 @@ class S3Client:
         known = self._stores.get((scheme, bucket))
         if known is None:
             config = store_config(scheme, self._region, self._endpoint, self._s3client_config, **self._settings)
-            known = self._stores[scheme, bucket] = BlockingStore(Uri(scheme, bucket, ""), config)
+            with translated():
+                known = self._stores[scheme, bucket] = BlockingStore(Uri(scheme, bucket, ""), config)
         return known
 
     def pages(self, uri: Uri) -> Iterator[ListPage]:

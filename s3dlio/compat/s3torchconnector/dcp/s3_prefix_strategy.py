@@ -34,9 +34,9 @@ class DefaultPrefixStrategy(S3PrefixStrategyBase):
 class NumericPrefixStrategy(S3PrefixStrategyBase):
     """A folder for each number in some `base`: ranks share `prefix_count` folders in turn.
 
-    The digits are reversed, so that neighbours differ in their first one, and padded with zeros to `min_prefix_length`.
-    With `epoch_num`, an integer, there is a folder `epoch_<n>` in each. `prefix_count` is by default the number of
-    ranks when the strategy is made, 1 where PyTorch's process group is not initialised.
+    The digits are reversed, so that the keys of neighbours differ early, and padded with zeros to `min_prefix_length`
+    digits. With `epoch_num`, an integer, there is a folder `epoch_<n>` in each. `prefix_count` is by default the number
+    of ranks when the strategy is made, 1 where PyTorch's process group is not initialised.
     Errors: `ValueError` for a length or count that is not positive, and for an epoch that is no integer.
     """
 
