@@ -79,7 +79,10 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
         if size < 0:
             raise ValueError(f"a size cannot be negative: {size}")
         return b"", memoryview(bytearray())  # not of b"": a view of that is read-only
-    data: bytes = _new_bytes(None, size)
+    try:
+        data: bytes = _new_bytes(None, size)
+    except MemoryError:
+        raise MemoryError(f"there is no memory for {size} bytes") from None
     address = _address_of_bytes(data)
     if size >= _HUGE_FROM:
         start = -(-address // PAGE) * PAGE

@@ -40,6 +40,11 @@ def test_no_fresh_bytes() -> None:
         fresh_bytes(-1)
 
 
+def test_more_than_there_is_memory_for_is_named() -> None:
+    with pytest.raises(MemoryError, match=str(1 << 60)):
+        fresh_bytes(1 << 60)
+
+
 def test_view_keeps_fresh_bytes_alive() -> None:
     views = []
     for number in range(50):

@@ -27,9 +27,19 @@ import trio
 
 from ...alignment.direct import BufferedFile
 from ...config import Config
-from ...errors import AlreadyExistsError, ErrorContext, ObjectChangedError, PreconditionFailedError, StallError
+from ...errors import (
+    AlreadyExistsError,
+    ErrorContext,
+    IntegrityError,
+    InvalidKeyError,
+    ObjectChangedError,
+    PreconditionFailedError,
+    StallError,
+    UnsupportedError,
+)
 from ...model import ObjectMeta, PutOptions, PutResult
 from .paths import Root, closing_fd, os_error, sync_directory, temporary_name
+from .rights import Rights
 
 Opener = Callable[[int], BufferedFile]
 """Makes a file of a descriptor, which it takes over."""
@@ -39,6 +49,10 @@ _NOT_REGULAR = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
 _ATTEMPTS = 100
 _LOCK_PAUSE = 0.002
 _COPY_AT_ONCE = 64 << 20
+_NO_SIZE = (
+    "the file holds {} than the {} bytes that its status tells, as files of /proc and /sys do: "
+    "they are read to their end by open().read()"
+)
 _COPY_REFUSALS = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -61,20 +75,34 @@ def _time(seconds: float) -> datetime | None:
         return None
 
 
-def _attributes(fd: int) -> tuple[str | None, dict[str, str]]:
+def _attributes(fd: int, context: ErrorContext) -> tuple[str | None, dict[str, str]]:
     """Content type and metadata, as :func:`_set_attributes` keeps them."""
     try:
         names = os.listxattr(fd)
     except OSError:
         return None, {}
     content_type = os.getxattr(fd, _CONTENT_TYPE).decode("utf-8", "replace") if _CONTENT_TYPE in names else None
-    metadata = json.loads(os.getxattr(fd, _METADATA)) if _METADATA in names else {}
+    metadata = _parse_metadata(os.getxattr(fd, _METADATA), context) if _METADATA in names else {}
     return content_type, metadata
 
 
-def _set_attributes(fd: int, options: PutOptions) -> None:
+def _parse_metadata(text: bytes, context: ErrorContext) -> dict[str, str]:
+    """Anybody may have written it. Errors: `IntegrityError` where it is not what is kept there."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise IntegrityError(f"the attribute {_METADATA} holds no names and values", context)
+    return found
+
+
+def _set_attributes(fd: int, options: PutOptions, context: ErrorContext) -> None:
     if options.content_type is not None:
-        os.setxattr(fd, _CONTENT_TYPE, options.content_type.encode())
+        try:
+            os.setxattr(fd, _CONTENT_TYPE, options.content_type.encode())
+        except UnicodeEncodeError:
+            raise InvalidKeyError("the content type cannot be encoded as UTF-8", context) from None
     if options.metadata:
         os.setxattr(fd, _METADATA, json.dumps(dict(options.metadata)).encode())
 
@@ -101,39 +129,74 @@ class ReadableFile:
     def __init__(self, fd: int, opener: Opener, context: ErrorContext) -> None:
         try:
             self._context = context
-            meta = describe(context.key or "", os.fstat(fd))
-            content_type, metadata = _attributes(fd)
+            status = os.fstat(fd)
+            meta = describe(context.key or "", status)
+            self.mode = status.st_mode
+            content_type, metadata = _attributes(fd, context)
             described = content_type is not None or metadata
             self.meta = replace(meta, content_type=content_type, metadata=metadata) if described else meta
+            if not meta.size and os.pread(fd, 1, 0):  # an empty file is looked at twice: some only say that they are
+                self._check(fd, 1)
             self.file = opener(fd)
         except BaseException:
             os.close(fd)
             raise
 
     def fill(self, view: memoryview, offset: int) -> None:
-        """Read all of `view`. Errors: `ObjectChangedError` where that is not of the version that was opened."""
-        count = self.file.read_into(view, offset)
-        if count != len(view) or etag_of(os.fstat(self.file.fd)) != self.meta.etag:
-            raise ObjectChangedError("the file was changed while it was read", self._context)
+        """Read all of `view`.
+
+        Errors: `ObjectChangedError` where that is not of the version that was opened; `UnsupportedError` where it ends
+        before its size.
+        """
+        self._check(self.file.fd, self.file.read_into(view, offset) - len(view))
 
     def copy_to(self, target: BufferedFile) -> None:
-        """Copy all of it inside the kernel, sharing blocks where the file system can."""
-        copy_range(self.file.fd, 0, target.fd, 0, self.meta.size)
-        self.fill(memoryview(b""), 0)  # reads nothing, but sees whether the version is still the same
+        """Copy all of it inside the kernel, sharing blocks where the file system can, and holes as holes."""
+        fd, size, surplus = self.file.fd, self.meta.size, 0
+        for start, end in data_ranges(fd, size):
+            surplus += copy_range(fd, start, target.fd, start, end - start) - (end - start)
+        os.ftruncate(target.fd, size)
+        self._check(fd, surplus)
+
+    def _check(self, fd: int, surplus: int) -> None:
+        """Whether what was read is the version that was opened, given how many bytes there were beyond its size."""
+        if etag_of(os.fstat(fd)) != self.meta.etag:
+            raise ObjectChangedError("the file was changed while it was read", self._context)
+        if surplus:
+            raise UnsupportedError(_NO_SIZE.format("more" if surplus > 0 else "less", self.meta.size), self._context)
 
     def close(self) -> None:
         self.file.close()
 
 
-def copy_range(source: int, start: int, target: int, offset: int, length: int) -> None:
-    """Copy `length` bytes between files. To be cancelled between system calls, in a thread of Trio's."""
+def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file of `size` bytes holds data. The rest are holes, which read as zeros and take no space."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # of file systems that do not tell
+                yield end, size
+            return  # ENXIO: nothing but a hole is left
+        if start < end:
+            yield start, end
+
+
+def copy_range(source: int, start: int, target: int, offset: int, length: int) -> int:
+    """Copy `length` bytes between files; the count of bytes is less only where the source ends.
+
+    To be cancelled between system calls, in a thread of Trio's.
+    """
     copied = 0
     while copied < length:
         trio.from_thread.check_cancelled()
         count = _copy_some(source, start + copied, target, offset + copied, min(length - copied, _COPY_AT_ONCE))
         if count == 0:
-            raise OSError(errno.EIO, "the file has become shorter")
+            break
         copied += count
+    return copied
 
 
 def _copy_some(source: int, start: int, target: int, offset: int, length: int) -> int:
@@ -149,11 +212,14 @@ def _copy_some(source: int, start: int, target: int, offset: int, length: int) -
 class Draft:
     """A version being written. To be closed in any case; what is not published by then is removed.
 
-    Of `config`, `durable` and `stall_timeout` count. Errors: `OSError`.
+    Of `config`, `durable` and `stall_timeout` count. What replaces a file gets its rights; a new one `mode`, as the
+    umask lets. Errors: `OSError`.
     """
 
-    def __init__(self, root: Root, path: bytes, opener: Opener, config: Config, context: ErrorContext) -> None:
-        self._root, self._path, self._context = root, path, context
+    def __init__(
+        self, root: Root, path: bytes, opener: Opener, config: Config, context: ErrorContext, *, mode: int = 0o666
+    ) -> None:
+        self._root, self._path, self._context, self._mode = root, path, context, mode
         self._durable, self._stall_timeout = config.durable, config.stall_timeout
         self._target, self._temporary = path.rpartition(b"/")[2], temporary_name()
         self._pid = os.getpid()
@@ -171,8 +237,10 @@ class Draft:
             with suppress(FileNotFoundError):
                 parent = self._open_parent()
                 try:
+                    self._rights = self._rights_in(parent)
+                    mode = self._mode & 0o777 | 0o600 if self._rights is None else 0o600
                     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                    return parent, os.open(self._temporary, flags, 0o666, dir_fd=parent)
+                    return parent, os.open(self._temporary, flags, mode, dir_fd=parent)
                 except BaseException:
                     os.close(parent)
                     raise
@@ -185,12 +253,17 @@ class Draft:
             self._root.make_parent(self._path, durable=self._durable == "full")
             return self._root.open_parent(self._path)
 
+    def _rights_in(self, parent: int) -> Rights | None:
+        return Rights.of(parent, self._target, follow=self._root.follow_symlinks)
+
     def publish(self, options: PutOptions) -> PutResult:
         """Make what was written the object. Errors: `AlreadyExistsError`, `PreconditionFailedError`, `OSError`."""
         fd = self.file.fd
-        _set_attributes(fd, options)
+        _set_attributes(fd, options, self._context)
         now = time.time_ns()  # file systems keep time by ticks of some milliseconds, in which much can happen
         os.utime(fd, ns=(now, now))
+        if rights := self._rights_in(self._parent) or self._rights:  # they may have been changed since it was begun
+            rights.give(fd)  # last, as a file of another owner's takes no attributes and no times
         if self._durable != "none":
             self.file.sync()
         etag = etag_of(os.fstat(fd))

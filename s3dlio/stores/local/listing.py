@@ -24,6 +24,7 @@ from itertools import islice
 
 from ...model import ListOptions, ListPage, ObjectMeta
 from ..store import MAX_KEY
+from .errors import HOW_TO_FOLLOW
 from .files import describe
 from .paths import Root, closing_fd, is_temporary, segment_problem
 
@@ -32,6 +33,7 @@ _LAST = b"\xff"
 """Greater than any byte of UTF-8."""
 _KEEP_FROM = 1000
 _KEPT = 4
+_LINK = f"a symbolic link ({HOW_TO_FOLLOW})"
 _SETTLED = 50_000_000
 """Nanoseconds after which a further change of a directory surely shows in its time of modification."""
 
@@ -165,7 +167,7 @@ class _Walk:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            self._pass_over(directory, "a symbolic link")
+            self._pass_over(directory, _LINK)
             return []
 
     def _read(self, directory: bytes) -> list[bytes]:
@@ -208,7 +210,7 @@ class _Walk:
             elif entry.is_file(follow_symlinks=follow):
                 return name
             else:
-                why = "a symbolic link" if entry.is_symlink() else "a special file"
+                why = _LINK if entry.is_symlink() else "a special file"
         except UnicodeDecodeError:
             why = "its name is not UTF-8"
         except OSError as error:

@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 
 from ...errors import ErrorContext, InvalidKeyError, InvalidUriError
 from ..store import check_key
+from .rights import is_as_made
 
 MAX_SEGMENT = 255
 """Longest name of a file or directory, in bytes. Source: linux/limits.h, NAME_MAX."""
@@ -53,6 +54,16 @@ def split_file_uri(rest: str) -> tuple[str, str]:
         raise InvalidUriError("a path cannot hold a NUL")
     root, _, key = rest.rpartition("/")
     return root.rstrip("/") or "/", key
+
+
+def encode_root(root: str) -> bytes:
+    """The path of a root directory. Errors: `InvalidUriError` where no directory can have it."""
+    if "\0" in root:
+        raise InvalidUriError("a path cannot hold a NUL")
+    try:
+        return os.fsencode(root)
+    except UnicodeEncodeError:
+        raise InvalidUriError("the path of the directory cannot be encoded") from None
 
 
 def path_of(key: str) -> bytes:
@@ -148,12 +159,17 @@ class Root:
             _make_directories(root, segments, durable, self.follow_symlinks)
 
     def prune(self, path: bytes) -> None:
-        """Remove the directories that lead to a path as far as they are empty, but not the root."""
+        """Remove the directories that lead to a path as far as they are empty, but not the root.
+
+        Nor one with rights of its own, as the next write would make it again without them.
+        """
         above, _, _ = path.rpartition(b"/")
         with suppress(OSError):
             while above:
                 above, _, name = above.rpartition(b"/")
                 with closing_fd(self.open(above, _DIRECTORY)) as fd:
+                    if not is_as_made(fd, name):
+                        return
                     os.rmdir(name, dir_fd=fd)
 
 

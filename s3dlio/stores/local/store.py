@@ -23,7 +23,7 @@ import trio
 
 from ...alignment.direct import BufferedFile
 from ...config import Config
-from ...errors import ErrorContext, StoreError, UploadNotFoundError
+from ...errors import ErrorContext, NotFoundError, StoreError, UploadNotFoundError
 from ...model import (
     DEFAULT_GET,
     DEFAULT_LIST,
@@ -43,7 +43,7 @@ from ..store import BytesSink, ObjectStore, part_of, refuse_bucket
 from .errors import store_error
 from .files import READING, CachedFile, Draft, Opener, ReadableFile, describe
 from .listing import Listing
-from .paths import Root, closing_fd, path_of, sync_directory
+from .paths import Root, closing_fd, encode_root, path_of, sync_directory
 from .uploads import LocalUpload
 
 _Result = TypeVar("_Result")
@@ -75,7 +75,7 @@ class LocalStore(ObjectStore):
     def __init__(self, root: str, config: Config | None = None) -> None:
         self._config = config or Config()
         self._path = os.path.abspath(root)
-        self._root = Root(os.fsencode(self._path), follow_symlinks=self._config.follow_symlinks)
+        self._root = Root(encode_root(self._path), follow_symlinks=self._config.follow_symlinks)
         self._listing = Listing(self._root)
         self._limiter = trio.CapacityLimiter(self._config.file_threads)
         self._lanes = 1
@@ -135,7 +135,7 @@ class LocalStore(ObjectStore):
         except BlockingIOError:
             return None
         except OSError as error:  # what `begin` itself raises is none
-            raise store_error(error, context) from error
+            raise self._typed(error, context) from error
         if found[2] is None:
             found[0].close()
             return None
@@ -150,6 +150,14 @@ class LocalStore(ObjectStore):
                 return file.meta
 
         return await self._run(context, look)
+
+    async def exists(self, key: str) -> bool:
+        """Whether the object is there. It is not where the root is not, which the first write makes."""
+        try:
+            await self.head(key)
+        except NotFoundError:
+            return False
+        return True
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         context = self._context("PutObject", key)
@@ -200,7 +208,7 @@ class LocalStore(ObjectStore):
         with closing(await self._run(reading, partial(self._open, path_of(source), reading))) as old:
 
             def copy() -> PutResult:
-                with closing(make()) as draft:
+                with closing(make(mode=old.mode)) as draft:
                     old.copy_to(draft.file)
                     return draft.publish(PutOptions(old.meta.content_type, old.meta.metadata))
 
@@ -302,7 +310,10 @@ class LocalStore(ObjectStore):
         except StoreError:
             raise
         except OSError as error:
-            raise store_error(error, context) from error
+            raise self._typed(error, context) from error
+
+    def _typed(self, error: OSError, context: ErrorContext) -> StoreError:
+        return store_error(error, context, follow_symlinks=self._config.follow_symlinks)
 
     async def _clean_up(self, context: ErrorContext, work: Callable[[], None]) -> None:
         with trio.CancelScope(shield=True):

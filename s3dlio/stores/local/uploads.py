@@ -12,6 +12,7 @@ of these.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ class LocalUpload:
         try:
             for written, start in chosen:
                 if written.draft is not target:
-                    copy_range(written.draft.file.fd, written.offset, target.file.fd, start, written.part.size)
+                    _move(written, target, start)
             os.ftruncate(target.file.fd, end)  # parts that were left out may lie behind
         except BaseException:
             if target is not self.main:
@@ -106,3 +107,9 @@ class LocalUpload:
         finally:
             if self._spill is not None:
                 self._spill.close()
+
+
+def _move(written: _WrittenPart, target: Draft, start: int) -> None:
+    size = written.part.size
+    if copy_range(written.draft.file.fd, written.offset, target.file.fd, start, size) != size:
+        raise OSError(errno.EIO, "somebody has cut a file short that is being written")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import pickle
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trio
 from s3dlio.config import Config
 from s3dlio.errors import (
     AlreadyExistsError,
+    IntegrityError,
     InvalidKeyError,
     ObjectChangedError,
     PermissionDeniedError,
@@ -37,17 +40,18 @@ STORES = [LocalStore, DirectStore]
 BODY = b"0123456789abcdef" * (3 << 16)
 """Three blocks of a direct store."""
 
-CLASSES = [
-    (errno.ENOSPC, RequestError),
-    (errno.EDQUOT, RequestError),
-    (errno.EFBIG, RequestError),
-    (errno.EIO, ServerError),
-    (errno.ESTALE, ServerError),
-    (errno.ENOMEM, ServerError),
-    (errno.EROFS, PermissionDeniedError),
-    (errno.EACCES, PermissionDeniedError),
-    (errno.EPERM, PermissionDeniedError),
-    (errno.ENAMETOOLONG, InvalidKeyError),
+CLASSES: list[tuple[int, type[StoreError], type[Exception]]] = [
+    (errno.ENOSPC, RequestError, OSError),
+    (errno.EDQUOT, RequestError, OSError),
+    (errno.EFBIG, RequestError, OSError),
+    (errno.EIO, ServerError, OSError),
+    (errno.ESTALE, ServerError, OSError),
+    (errno.ENOMEM, ServerError, OSError),
+    (errno.EROFS, PermissionDeniedError, PermissionError),
+    (errno.EACCES, PermissionDeniedError, PermissionError),
+    (errno.EPERM, PermissionDeniedError, PermissionError),
+    (errno.ELOOP, PermissionDeniedError, PermissionError),
+    (errno.ENAMETOOLONG, InvalidKeyError, ValueError),
 ]
 
 
@@ -58,10 +62,15 @@ def failing(number: int) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize(("number", "kind"), CLASSES)
+@pytest.mark.parametrize(("number", "kind", "builtin"), CLASSES)
 @pytest.mark.parametrize("store_class", STORES)
 async def test_a_failure_to_write_is_typed_and_changes_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, store_class: type[LocalStore], number: int, kind: type[StoreError]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    store_class: type[LocalStore],
+    number: int,
+    kind: type[StoreError],
+    builtin: type[Exception],
 ) -> None:
     async with store_class(str(folder)) as store:
         old = await store.put("key", b"old")
@@ -70,9 +79,12 @@ async def test_a_failure_to_write_is_typed_and_changes_nothing(
             for work in (store.put("key", BODY), store.put("new/key", b"small"), _upload(store)):
                 with pytest.raises(kind) as caught:
                     await work
+                assert isinstance(caught.value, builtin)
+                assert getattr(caught.value, "errno", number) == number
                 assert caught.value.code == errno.errorcode[number]
                 assert caught.value.key in {"key", "new/key"}
                 assert str(folder) in str(caught.value)
+                assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
         assert not leftovers(folder)
         assert os.listdir(folder) == ["key"]
         assert (await store.head("key")).etag == old.etag
@@ -83,6 +95,50 @@ async def _upload(store: LocalStore) -> None:
     async with parallel.open_writer("key") as writer:
         for _ in range(12):
             await writer.write(BODY[: 1 << 20])
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process gets longer than 2 MiB: the write that would cross this is short, the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+@pytest.mark.parametrize("store_class", STORES)
+@pytest.mark.parametrize("chunk", [BODY, BODY[:-1]])
+async def test_what_does_not_fit_is_not_written_in_part(
+    folder: Path, store_class: type[LocalStore], chunk: bytes
+) -> None:
+    async with store_class(str(folder)) as store:
+        old = await store.put("key", b"old")
+        before = open_files()
+        for work in (
+            store.put("key", chunk),
+            store.put("new/key", chunk),
+            store.put("new/key", chunk, PutOptions(if_none_match=True)),
+            store.put("key", chunk, PutOptions(if_match=old.etag)),
+            _upload(store),
+        ):
+            with pytest.raises(RequestError, match="File too large") as caught:
+                await work
+            assert caught.value.code == "EFBIG"
+        assert open_files() == before
+        assert os.listdir(folder) == ["key"]
+        assert (await store.head("key")).etag == old.etag
+
+
+@pytest.mark.parametrize("store_class", STORES)
+async def test_writes_cut_short_by_the_system_are_continued(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, store_class: type[LocalStore]
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:65536], offset))
+    async with store_class(str(folder)) as store:
+        await store.put("key", BODY + b"tail")
+        assert await store.get("key") == BODY + b"tail"
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename", "utime", "close", "posix_fadvise"])
@@ -138,6 +194,25 @@ async def test_a_file_system_without_attributes_keeps_no_metadata(
             await store.put("key", b"new", PutOptions("text/plain"))
         assert await store.get("key") == b"content"
         assert not leftovers(folder)
+
+
+@pytest.mark.parametrize("text", [b"no JSON", b"[1]", b'{"name": 1}', b'"text"', b"[" * 2000])
+async def test_attributes_that_somebody_else_wrote(folder: Path, text: bytes) -> None:
+    async with LocalStore(str(folder)) as store:
+        await store.put("key", b"content")
+        os.setxattr(folder / "key", "user.s3dlio.metadata", text)
+        for work in (store.get("key"), store.head("key"), store.copy("key", "copy")):
+            with pytest.raises(IntegrityError, match="no names and values"):
+                await work
+        await store.put("key", b"content")
+        assert await store.get("key") == b"content"
+
+
+async def test_a_content_type_that_cannot_be_kept(folder: Path) -> None:
+    async with LocalStore(str(folder)) as store:
+        with pytest.raises(InvalidKeyError, match="content type"):
+            await store.put("key", b"content", PutOptions(content_type="\ud800"))
+    assert os.listdir(folder) == []
 
 
 async def test_a_directory_that_is_removed_meanwhile_is_made_again(
