@@ -35,6 +35,7 @@ from .errors import (
     ProtocolError,
     RangeError,
     RequestError,
+    RequestTimeoutError,
     ServerError,
     StallError,
     StoreError,
@@ -57,13 +58,15 @@ from .model import (
     PutResult,
     RestoreStatus,
     Sink,
+    StoredChecksum,
     SuffixRange,
     Upload,
 )
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .blocking import delete, exists, get, list, put, stat
+    from .blocking import delete, exists, get, put, stat
+    from .blocking import list as list  # not in `__all__`, as `import *` would put it in the place of Python's own
     from .stores.store import ObjectStore
     from .transfer import ParallelStore, PartWriter
     from .urls import open_store
@@ -106,11 +109,13 @@ __all__ = [
     "PutResult",
     "RangeError",
     "RequestError",
+    "RequestTimeoutError",
     "RestoreStatus",
     "ServerError",
     "Sink",
     "StallError",
     "StoreError",
+    "StoredChecksum",
     "SuffixRange",
     "ThrottledError",
     "UnsupportedError",
@@ -121,7 +126,6 @@ __all__ = [
     "delete",
     "exists",
     "get",
-    "list",
     "open_store",
     "put",
     "stat",

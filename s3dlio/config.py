@@ -2,14 +2,15 @@
 
 A :class:`Config` is frozen, hashable and holds no secret; credentials are found when they are needed, see
 :mod:`s3dlio.auth.aws`. A field that is not given, or `None`, comes from the first of its environment variables
-that is set and not empty, else from its default. The environment is read when the `Config` is made, so a notebook may
-change it between two stores.
+that is set and not blank, else from its default; true or false may be spelled `1`, `yes`, `on`, `0`, `no`, `off`. The
+environment is read when the `Config` is made, so a notebook may change it between two stores.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -23,10 +24,52 @@ Addressing = Literal["auto", "path", "virtual"]
 Durable = Literal["full", "file", "none"]
 
 
-def _setting(default: Any, *variables: str) -> Any:
-    """A field whose default is read from the environment; `metadata` tells the variables and the built-in default."""
-    metadata = {"variables": variables, "default": default}
-    return field(default_factory=lambda: _from_environment(variables, default), metadata=metadata)
+_S3_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+def _setting(
+    default: Any,
+    *variables: str,
+    kind: Callable[[str], Any] | None = None,
+    read: Callable[[], Any] | None = None,
+) -> Any:
+    """A field whose default is read from the environment; `metadata` tells the variables and the built-in default.
+
+    `kind` makes a value of a variable's text; by default it is the type of the default, or text where that is `None`.
+    """
+    wanted = kind or (str if default is None else type(default))
+    factory = read or (lambda: _from_environment(variables, default, wanted))
+    return field(default_factory=factory, metadata={"variables": variables, "default": default})
+
+
+def _flag(default: bool | None, variable: str) -> Any:
+    """A field that is true or false, or `None`."""
+    return _setting(default, variable, kind=parse_flag)
+
+
+def parse_flag(text: str) -> bool:
+    """What `text` says: true or false. Errors: `ValueError`."""
+    said = text.strip().lower()
+    if said not in _TRUE | _FALSE:
+        raise ValueError(f"neither true nor false: {text!r}")
+    return said in _TRUE
+
+
+def endpoint_in_environment() -> str | None:
+    """The S3 endpoint that the environment names, unless it says that none of those counts. Errors: `ConfigError`."""
+    if flag_in_environment("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+        return None
+    found: str | None = _from_environment(_S3_ENDPOINT, None, str)
+    return found
+
+
+def flag_in_environment(variable: str) -> bool | None:
+    """What the environment's `variable` says; `None` where it is not set. Errors: `ConfigError`."""
+    found: bool | None = _from_environment((variable,), None, parse_flag)
+    return found
 
 
 @dataclass(frozen=True)
@@ -36,8 +79,18 @@ class Config:
     region: str | None = _setting(None, "AWS_REGION", "AWS_DEFAULT_REGION")
     """Region to sign for; else the profile's, else us-east-1. A wrong one is corrected by the server's answer."""
 
-    endpoint: str | None = _setting(None, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    """`http(s)://host[:port]` of an S3-compatible server; else the profile's `endpoint_url`, else AWS."""
+    endpoint: str | None = _setting(None, *_S3_ENDPOINT, read=endpoint_in_environment)
+    """`http(s)://host[:port]` of an S3-compatible server; else the profile's `endpoint_url`, else AWS. What environment
+    and profile say of it counts for nothing where `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is true."""
+
+    use_fips_endpoint: bool | None = _flag(None, "AWS_USE_FIPS_ENDPOINT")
+    """Have AWS answer with validated cryptography; else as the profile says. For AWS's own hosts alone, as the next."""
+
+    use_dualstack_endpoint: bool | None = _flag(None, "AWS_USE_DUALSTACK_ENDPOINT")
+    """Have AWS's host have IPv6 addresses, too; else as the profile says."""
+
+    use_accelerate_endpoint: bool | None = _flag(None, "S3DLIO_USE_ACCELERATE_ENDPOINT")
+    """Go by AWS's edge locations (S3 Transfer Acceleration); else as the section `s3` of the profile says."""
 
     gcs_endpoint: str | None = _setting(None, "STORAGE_EMULATOR_HOST")
     """`http(s)://host[:port]`, or `host:port` for http, of a server that speaks Google's JSON API; else Google."""
@@ -54,16 +107,22 @@ class Config:
     profile: str | None = None
     """Take credentials from this profile alone, ahead of keys in the environment."""
 
-    user_agent: str = "s3dlio"
+    user_agent: str = _setting("s3dlio", "S3DLIO_USER_AGENT")
     """How requests introduce themselves."""
 
-    anonymous: bool = False
-    """Send unsigned requests."""
+    anonymous: bool = _flag(False, "S3DLIO_ANONYMOUS")
+    """Send unsigned requests, as public data allows. For S3 alone, `AWS_NO_SIGN_REQUEST` and `AWS_SKIP_SIGNATURE` ask
+    for that as well."""
 
-    ca_bundle: str | None = _setting(None, "AWS_CA_BUNDLE", "SSL_CERT_FILE")
-    """File of certificate authorities to trust instead of the system's."""
+    requester_pays: bool = _flag(False, "S3DLIO_REQUESTER_PAYS")
+    """Agree to be charged for what is asked of a bucket of S3 that demands it of its users."""
 
-    verify_tls: bool = True
+    ca_bundle: str | None = _setting(None, "S3DLIO_CA_BUNDLE")
+    """Certificate authorities to trust: a file, or a folder that `openssl rehash` has prepared. Else, for S3 alone,
+    those of `AWS_CA_BUNDLE`, the profile's `ca_bundle`, or `REQUESTS_CA_BUNDLE`; else those of `SSL_CERT_FILE` and
+    `SSL_CERT_DIR`; else the system's."""
+
+    verify_tls: bool = _flag(True, "S3DLIO_VERIFY_TLS")
     """Check certificates and host names. Switching it off warns."""
 
     connections: int = _setting(64, "S3DLIO_CONNECTIONS")
@@ -88,11 +147,14 @@ class Config:
     """What a write to a file waits for: `full` has the file and its directories on the disk, so it survives a power
     failure; `file` the file alone, so its name may be lost, or still mean the old version; `none` waits for nothing."""
 
-    follow_symlinks: bool = False
+    follow_symlinks: bool = _flag(False, "S3DLIO_FOLLOW_SYMLINKS")
     """Follow symbolic links below the root of a `file://` or `direct://` store, wherever they lead."""
 
-    max_attempts: int = _setting(3, "AWS_MAX_ATTEMPTS")
-    """Most times one request is sent."""
+    max_attempts: int = _setting(10, "AWS_MAX_ATTEMPTS")
+    """Most times one request is sent. Ten bear an outage of half a minute, see :mod:`s3dlio.transport.retry`."""
+
+    request_timeout: float = _setting(math.inf, "S3DLIO_REQUEST_TIMEOUT")
+    """Longest time for one request, all its attempts together; large objects and listings are many requests."""
 
     connect_timeout: float = _setting(20.0, "S3DLIO_CONNECT_TIMEOUT")
     """Longest wait for a connection, TLS included."""
@@ -102,28 +164,36 @@ class Config:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            if getattr(self, item.name) is None:
-                value = _from_environment(item.metadata.get("variables", ()), None)
-                object.__setattr__(self, item.name, value)
+            if getattr(self, item.name) is None and item.metadata.get("default", "") is None:
+                object.__setattr__(self, item.name, item.default_factory())  # type: ignore[operator]
         _check(self)
 
 
-def _from_environment(variables: Sequence[str], default: Any) -> Any:
-    found = next((variable for variable in variables if os.environ.get(variable)), None)
+def _from_environment(variables: Sequence[str], default: Any, kind: Callable[[str], Any]) -> Any:
+    found = next((variable for variable in variables if os.environ.get(variable, "").strip()), None)
     if found is None:
         return default
-    kind = type(default) if default is not None else str
+    text = os.environ[found].strip()
     try:
-        return kind(os.environ[found])
+        return kind(text)
     except ValueError:
-        raise ConfigError(f"{found} must be a number, not {os.environ[found]!r}") from None
+        wanted = "true or false" if kind is parse_flag else "a number"
+        raise ConfigError(f"{found} must be {wanted}, not {text!r}") from None
 
 
 _POSITIVE = (
-    "connections", "part_size", "parts_in_flight", "memory_limit", "file_threads", "max_attempts", "connect_timeout",
-)  # fmt: skip
+    *("connections", "part_size", "parts_in_flight", "memory_limit", "file_threads", "max_attempts"),
+    *("request_timeout", "connect_timeout"),
+)
 
-_CHOICES = {"addressing": get_args(Addressing), "durable": get_args(Durable)}
+_CHOICES = {
+    "addressing": get_args(Addressing),
+    "durable": get_args(Durable),
+    **dict.fromkeys(("anonymous", "requester_pays", "verify_tls", "follow_symlinks"), (True, False)),
+    **dict.fromkeys(("use_fips_endpoint", "use_dualstack_endpoint", "use_accelerate_endpoint"), (True, False, None)),
+}
+
+_TEXTS = ("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle")
 
 
 def _check(config: Config) -> None:
@@ -136,4 +206,10 @@ def _check(config: Config) -> None:
         raise ConfigError(f"user_agent must be printable ASCII, as HTTP headers are, not {agent!r}")
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
+            raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {getattr(config, name)!r}")
+    for name in _TEXTS:
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{name} must be text, not {type(value).__name__}")
+        if value and name.endswith("endpoint") and not {"@", "?"}.isdisjoint(value):
+            raise ConfigError(f"{name} must not hold a user, a password or a query: it is shown in errors")

@@ -157,6 +157,10 @@ class StallError(StoreError, TimeoutError):
     """No byte moved for the stall limit, on every attempt."""
 
 
+class RequestTimeoutError(StoreError, TimeoutError):
+    """The request, all its attempts together, took longer than `request_timeout`."""
+
+
 class ThrottledError(StoreError):
     """The server asked for a lower request rate, on every attempt."""
 
@@ -179,6 +183,9 @@ class WrongRegionError(RequestError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.context, self.region)
 
+
+OUTAGES = (ConnectionFailedError, StallError, RequestTimeoutError, ThrottledError, ServerError)
+"""The errors with which nothing is wrong but the server, or the way to it: another time the same call may succeed."""
 
 _BY_CODE: dict[str, type[StoreError]] = {
     "NoSuchKey": NotFoundError,

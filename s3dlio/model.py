@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-_EMPTY: Mapping[str, str] = MappingProxyType({})
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
-def _reduced(value: ObjectMeta | PutOptions) -> tuple[Any, ...]:
-    """How to pickle a value with metadata, which may be of a kind that cannot be pickled."""
-    state = {item.name: getattr(value, item.name) for item in fields(value)}
-    return type(value), tuple((state | {"metadata": dict(value.metadata)}).values())
+class _Metadata(dict[str, str]):
+    """A user's own names and values: a dict that does not change, so that values that have it can be hashed."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Metadata, (dict(self),)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("metadata cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+_EMPTY: Mapping[str, str] = _Metadata()
+
+
+def _freeze(value: ObjectMeta | PutOptions) -> None:
+    if type(value.metadata) is not _Metadata:
+        object.__setattr__(value, "metadata", _Metadata(value.metadata))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +45,22 @@ class RestoreStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredChecksum:
+    """What the store itself says of all bytes of an object.
+
+    `algorithm` is one that :class:`s3dlio.alignment.Checksum` computes, `value` the whole number it has there.
+    """
+
+    algorithm: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectMeta:
     """One object as a listing, HEAD or GET describes it. `last_modified` is aware, UTC.
 
-    `restore` is known of archived objects that were asked back, on S3.
+    `restore` is known of archived objects that were asked back, on S3; `checksum` where the store keeps one of the
+    whole object and tells it.
     """
 
     key: str
@@ -39,11 +70,12 @@ class ObjectMeta:
     version: str | None = None
     storage_class: str | None = None
     content_type: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    metadata: Mapping[str, str] = _EMPTY
     restore: RestoreStatus | None = None
+    checksum: StoredChecksum | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reduced(self)
+    def __post_init__(self) -> None:
+        _freeze(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +130,20 @@ def resolve(byte_range: GetRange | None, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class GetResult:
-    """What a read delivered: bytes `start` to `end` of the version that `meta` describes."""
+    """What a read delivered: bytes `start` to `end` of the version that `meta` describes.
+
+    A sink is told of `excess`: so many bytes more the server is about to send, as it took no notice of the range's end.
+    """
 
     meta: ObjectMeta
     start: int
     end: int
+    excess: int = 0
 
 
 Sink = Callable[[GetResult], memoryview]
 """Called once per read, when the answer's head is in, with what will follow; returns the writable view, of exactly
-`end - start` bytes, that the body is received into."""
+`end - start` bytes, that the body is received into. It may be longer by up to `excess`: then the read ends later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +186,18 @@ class PutOptions:
     """
 
     content_type: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    metadata: Mapping[str, str] = _EMPTY
     if_match: str | None = None
     if_none_match: bool = False
     storage_class: str | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self)
 
     @property
     def conditional(self) -> bool:
         """Whether the write depends on what is there: then it is not repeated when its outcome is unknown."""
         return self.if_none_match or self.if_match is not None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reduced(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +233,25 @@ class ListPage:
     objects: tuple[ObjectMeta, ...]
     prefixes: tuple[str, ...] = ()
     token: str | None = None
+
+
+def flat(data: ReadableBuffer) -> memoryview:
+    """The bytes of `data`, where they lie: `bytes`, an array, a mapped file, any contiguous buffer of any item type.
+
+    Errors: `TypeError` for what is none, which says what to give instead.
+    """
+    try:
+        view = memoryview(data)
+    except (TypeError, ValueError):
+        wanted = "bytes or another buffer is wanted: text as text.encode(), a tensor as tensor.numpy()"
+        raise TypeError(f"{wanted}, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise TypeError("a contiguous buffer is wanted: of a slice of an array, a copy")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    from pickle import PickleBuffer  # which, unlike `cast`, takes every item type, and no items
+
+    return PickleBuffer(view).raw()
 
 
 DEFAULT_GET = GetOptions()

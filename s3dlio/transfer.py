@@ -3,24 +3,45 @@
 Theory of operation. :class:`ParallelStore` stands before a store whose verbs are one request each. Reads above a part
 become ranges that all land in one buffer, writes above a part become a multipart upload, and one limiter bounds the
 parts under way over all objects. Invariant: all ranges of one read are of one version, the one that answered first;
-every other is pinned to its etag. Cancellation and failure: the first failure cancels the sibling parts and is raised
-by itself, not in a group; an upload that does not complete is aborted, shielded, for at most a few seconds, so nothing
-becomes visible and no parts are left to pay for.
+every other is pinned to its etag, and all answers are compared. A whole object has the checksum that the store tells of
+it, or is read once more (:mod:`.stores.integrity`). Cancellation and failure: the first failure cancels the sibling
+parts and is raised by itself, not in a group; an upload that does not complete is aborted, shielded, for at most a few
+seconds, so nothing becomes visible and no parts are left to pay for.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
 from .alignment.buffers import AlignedBuffer, fresh_bytes
 from .config import MiB
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
-from .model import DEFAULT_PUT, BoundedRange, GetOptions, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload
+from .model import (
+    DEFAULT_PUT,
+    BoundedRange,
+    GetOptions,
+    GetResult,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Upload,
+    flat,
+)
+from .stores.integrity import Digester, Landed
 from .stores.store import ObjectStore, exactly
 from .stores.wrapper import WrapperStore
+from .transport.http1 import is_weak
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+Admit = Callable[[int], Awaitable[None]]
+"""Waits until an object of so many bytes may be received."""
 
 MIN_PART = 5 * MiB
 MAX_PART = 5 << 30
@@ -43,6 +64,11 @@ def part_size_for(size: int, part_size: int) -> int:
     return min(max(part_size, MIN_PART, -(-needed // MiB) * MiB), MAX_PART)
 
 
+def buffers_for(part_size: int, memory_limit: int) -> int:
+    """How many buffers of `part_size` bytes a writer may hold, the one that is being filled included: one at least."""
+    return max(1, memory_limit // part_size)
+
+
 def growing_part_size(number: int, part_size: int) -> int:
     """The size of part `number` (from 1) when the length is unknown: doubled after every 900 parts.
 
@@ -54,11 +80,13 @@ def growing_part_size(number: int, part_size: int) -> int:
 @asynccontextmanager
 async def sibling_tasks() -> AsyncIterator[trio.Nursery]:
     """A nursery for parts of one operation: the first failure comes out by itself."""
+    error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
         error = first_error(group.exceptions)
+    if error is not None:  # here, as the group would be its context, and notebooks stumble over that
         raise error from error.__cause__
 
 
@@ -72,78 +100,126 @@ class ParallelStore(WrapperStore):
 
     Objects above `part_size` bytes are read in ranges and written in parts of that size (5 MiB at least, larger where
     10,000 parts would not hold the object). `parts_in_flight` bounds the parts under way, over all objects. The first
-    part of a read, which may be all there is, does not count. Errors: each method raises `StoreError`, as
-    :class:`ObjectStore` says.
+    part of a read, which may be all there is, does not count. `memory_limit` bounds the bytes that one writer holds, as
+    long as one part is within it. Errors: each method raises `StoreError`, as :class:`ObjectStore` says.
     """
 
-    def __init__(self, inner: ObjectStore, *, part_size: int, parts_in_flight: int) -> None:
+    def __init__(
+        self, inner: ObjectStore, *, part_size: int, parts_in_flight: int, memory_limit: int = 256 * MiB
+    ) -> None:
         super().__init__(inner)
         self._part_size = part_size
+        self._memory_limit = memory_limit
         self._limiter = trio.CapacityLimiter(parts_in_flight)
+        self._digest = Digester()
+        self._knows_ranges = False
 
-    async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        *,
+        known: ObjectMeta | None = None,
+        if_match: str | None = None,
+        admit: Admit | None = None,
+    ) -> bytes:
         """The whole object `key`.
 
         `known`, from a listing, has all ranges asked for at once; a stale one does no harm. `if_match` is the etag of
-        the version to read. Errors: `NotFoundError`; `ObjectChangedError` where the object was replaced.
+        the version to read. `admit` is awaited, with the size in bytes, when that is known and before more than a part
+        of the object is received. Errors: `NotFoundError`; `ObjectChangedError` where the object was replaced;
+        `IntegrityError` where it has another checksum than the store tells, twice.
         """
         if known is not None and known.size <= self._part_size:
             return await self.inner.get(key, if_match=if_match)
-        if known is None or known.etag is None:
-            return await self._get_unknown(key, if_match)
+        for _ in range(2):
+            data, landed = await self._get_once(key, known, if_match, admit)
+            if landed.is_sound():
+                return data
+        raise landed.error()
+
+    async def _get_once(
+        self, key: str, known: ObjectMeta | None, if_match: str | None, admit: Admit | None
+    ) -> tuple[bytes, Landed]:
+        if known is None or known.etag is None or is_weak(known.etag):
+            return await self._get_unknown(key, if_match, admit)
         try:
-            data, view = fresh_bytes(known.size)
-            await self._fill(key, view, 0, if_match or known.etag)
-            return data
+            if self._knows_ranges:
+                return await self._get_known(key, known.size, if_match or known.etag)
+            return await self._get_unknown(key, if_match or known.etag, admit)
         except ObjectChangedError:
             if if_match is not None:
                 raise
-        return await self._get_unknown(key, None)
+        return await self._get_unknown(key, None, admit)
 
-    async def _get_unknown(self, key: str, if_match: str | None) -> bytes:
+    async def _get_known(self, key: str, size: int, etag: str) -> tuple[bytes, Landed]:
+        data, view = fresh_bytes(size)
+        landed = Landed(key, self._digest)
+        await self._fill(key, view, 0, etag, landed)
+        return data, landed
+
+    async def _get_unknown(self, key: str, if_match: str | None, admit: Admit | None) -> tuple[bytes, Landed]:
         """The first part tells the size and the version; the others start as soon as its head is in."""
-        data = b""
+        data, view, landed = b"", memoryview(b""), Landed(key, self._digest)
         async with sibling_tasks() as nursery:
 
+            async def rest(meta: ObjectMeta, end: int) -> None:
+                if admit is not None:
+                    await admit(meta.size)
+                await self._fill(key, view[end:], end, meta.etag or if_match, landed)
+
             def sink(coming: GetResult) -> memoryview:
-                nonlocal data
+                nonlocal data, view
                 data, view = fresh_bytes(coming.meta.size)
-                if coming.end < coming.meta.size:
-                    pin = coming.meta.etag or if_match
-                    nursery.start_soon(self._fill, key, view[coming.end :], coming.end, pin)
+                if coming.end + coming.excess >= len(view):
+                    return view
+                self._knows_ranges = True
+                nursery.start_soon(rest, coming.meta, coming.end)
                 return view[: coming.end]
 
             try:
                 first = BoundedRange(0, self._part_size)
-                await self.inner.fetch(key, sink, GetOptions(first, if_match))
+                result = await self.inner.fetch(key, sink, GetOptions(first, if_match))
             except RangeError:
-                return await self.inner.get(key, if_match=if_match)
-        return data
+                return await self.inner.get(key, if_match=if_match), landed
+            await landed.add(result, view[: result.end])
+        return data, landed
 
     async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
         """Fill `view` (writable, contiguous) with the bytes of `key` from `start`.
 
         `if_match` is the etag of the version to read. The result tells the version and the bytes. Errors:
-        `NotFoundError`; `IntegrityError` where the object ends before the view is full; `ObjectChangedError`.
+        `NotFoundError`; `IntegrityError` where the object ends before the view is full, or where all of it has another
+        checksum than the store tells, twice; `ObjectChangedError`.
         """
-        flat = view.cast("B")
-        if len(flat) <= self._part_size:
-            return await self.inner.get_into(key, flat, start=start, if_match=if_match)
+        whole = flat(view)
+        if len(whole) <= self._part_size:
+            return await self.inner.get_into(key, whole, start=start, if_match=if_match)
+        for _ in range(2):
+            landed = await self._get_into_once(key, whole, start, if_match)
+            if landed.is_sound():
+                return GetResult(landed.metas[0], start, start + len(whole))
+        raise landed.error()
+
+    async def _get_into_once(self, key: str, view: memoryview, start: int, if_match: str | None) -> Landed:
+        end, size, landed = start + len(view), self._part_size, Landed(key, self._digest)
         async with sibling_tasks() as nursery:
 
             def sink(coming: GetResult) -> memoryview:
-                meta, size = coming.meta, self._part_size
-                exactly(flat)(GetResult(meta, start, min(start + len(flat), meta.size)))
-                nursery.start_soon(self._fill, key, flat[size:], start + size, meta.etag or if_match)
-                return flat[:size]
+                meta = coming.meta
+                exactly(view)(GetResult(meta, start, min(end, meta.size)))
+                if coming.end + coming.excess >= end:
+                    return view
+                self._knows_ranges = True
+                nursery.start_soon(self._fill, key, view[size:], start + size, meta.etag or if_match, landed)
+                return view[:size]
 
-            first = BoundedRange(start, start + self._part_size)
-            result = await self.inner.fetch(key, sink, GetOptions(first, if_match))
-        return GetResult(result.meta, start, start + len(flat))
+            result = await self.inner.fetch(key, sink, GetOptions(BoundedRange(start, start + size), if_match))
+            await landed.add(result, view[: result.end - start])
+        return landed
 
-    async def _fill(self, key: str, view: memoryview, start: int, etag: str | None) -> None:
+    async def _fill(self, key: str, view: memoryview, start: int, etag: str | None, landed: Landed) -> None:
         parts = plan_ranges(0, len(view), self._part_size)
-        await self.get_pieces(key, ((start + first, view[first:end]) for first, end in parts), if_match=etag)
+        await self._get_pieces(key, ((start + first, view[first:end]) for first, end in parts), etag, landed)
 
     async def get_pieces(
         self, key: str, pieces: Iterable[tuple[int, memoryview]], *, if_match: str | None = None
@@ -154,33 +230,36 @@ class ParallelStore(WrapperStore):
         `if_match` is the etag of the version to read. Returns the metadata of that version, `None` where there are no
         pieces. Errors: `ObjectChangedError` where the answers are of two versions; what :meth:`get_into` raises.
         """
-        metas: list[ObjectMeta] = []
+        landed = Landed(key)
+        await self._get_pieces(key, pieces, if_match, landed)
+        return landed.metas[0] if landed.metas else None
+
+    async def _get_pieces(
+        self, key: str, pieces: Iterable[tuple[int, memoryview]], etag: str | None, landed: Landed
+    ) -> None:
         async with sibling_tasks() as nursery:
             for start, view in pieces:
                 await self._limiter.acquire_on_behalf_of(token := object())
-                nursery.start_soon(self._piece, key, view, start, if_match, token, metas)
-        if len({meta.etag for meta in metas}) > 1:
-            context = ErrorContext(operation="GetObject", key=key)
-            raise ObjectChangedError("the object was replaced while parts of it were read", context)
-        return metas[0] if metas else None
+                nursery.start_soon(self._piece, key, view, start, etag, token, landed)
+        landed.check_version()
 
     async def _piece(
-        self, key: str, view: memoryview, start: int, etag: str | None, token: object, metas: list[ObjectMeta]
+        self, key: str, view: memoryview, start: int, etag: str | None, token: object, landed: Landed
     ) -> None:
         try:
             result = await self.inner.get_into(key, view, start=start, if_match=etag)
-            metas.append(result.meta)
         finally:
             self._limiter.release_on_behalf_of(token)
+        await landed.add(result, view)
 
-    async def put(self, key: str, data: bytes | bytearray | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
         """Write the object `key`: in one request, or as parts sent from where `data` lies. It appears whole.
 
-        `data` is contiguous, of up to 5 TiB, and must not change meanwhile. `options` are the object's headers and what
-        has to be there before. Errors: `PreconditionFailedError`, `AlreadyExistsError`; `RequestError` for too large an
-        object; then nothing was written.
+        `data` is any contiguous buffer of up to 5 TiB, and must not change meanwhile. `options` are the object's
+        headers and what has to be there before. Errors: `PreconditionFailedError`, `AlreadyExistsError`; `RequestError`
+        for too large an object; then nothing was written. `TypeError` for what is no buffer.
         """
-        view = memoryview(data).cast("B")
+        view = flat(data)
         part_size = part_size_for(len(view), self._part_size)
         if len(view) <= part_size:
             return await self.inner.put(key, view, options)
@@ -197,15 +276,15 @@ class ParallelStore(WrapperStore):
         `options` are as in :meth:`put`, `part_size` is in bytes, by default the store's. Errors: `StoreError`; then,
         and when the block raises or is cancelled, no object appears.
         """
-        writer = PartWriter(self.inner, key, options, part_size or self._part_size, self._limiter)
+        size = part_size or self._part_size
+        writer = PartWriter(self.inner, key, options, size, self._limiter, self._memory_limit)
         try:
             async with sibling_tasks() as writer._nursery:
                 yield writer
                 await writer._finish_parts()
             await writer._publish()
         except BaseException as error:
-            with trio.move_on_after(_ABORT_TIME, shield=True):
-                await writer._discard(error)
+            await writer._discard(error)
             raise
         finally:
             writer._let_go()
@@ -219,13 +298,19 @@ class PartWriter:
 
     What :meth:`write` is given may be reused when it returns: whole parts of it are sent from where they lie, and
     waited for; the rest is copied, once, into buffers of the writer's own, which are used again when their part is sent
-    (fresh memory costs more than the copy). One more of them exists at most than parts are in flight. Small objects
-    become a single PUT. A write that fails or is cancelled leaves a hole, so the object is not made then, whatever is
-    written afterwards.
+    (fresh memory costs more than the copy). One more of them exists at most than parts are in flight, and no more than
+    `memory_limit` bytes hold: as parts grow, fewer of them are under way. Small objects become a single PUT. A write
+    that fails or is cancelled leaves a hole, so the object is not made then, whatever is written afterwards.
     """
 
     def __init__(
-        self, store: ObjectStore, key: str, options: PutOptions, part_size: int, limiter: trio.CapacityLimiter
+        self,
+        store: ObjectStore,
+        key: str,
+        options: PutOptions,
+        part_size: int,
+        limiter: trio.CapacityLimiter,
+        memory_limit: int,
     ) -> None:
         self.result = PutResult(None)
         self.size = 0
@@ -234,10 +319,14 @@ class PartWriter:
         self._options = options
         self._part_size = part_size
         self._limiter = limiter
+        self._memory_limit = memory_limit
         self._pending: AlignedBuffer | None = None
         self._pending_size = 0
         self._idle: list[AlignedBuffer] = []
+        self._busy = 0
+        self._buffer_sent = trio.Event()
         self._upload: Upload | None = None
+        self._over = False
         self._number = 0
         self._parts: list[Part] = []
         self._nursery: trio.Nursery | None = None
@@ -251,7 +340,7 @@ class PartWriter:
         """
         size = self.size + len(data)
         usable = self._failure is None and self._nursery is not None and size <= MAX_OBJECT
-        if not usable or self._pending_size + len(data) >= self._next_size():
+        if not usable or self._pending_size + len(data) >= self._next_size() or not self._has_buffer():
             return False
         try:
             self.size = size
@@ -262,13 +351,13 @@ class PartWriter:
             self._failed(error)
             raise
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`, a contiguous buffer.
+    async def write(self, data: ReadableBuffer) -> None:
+        """Append `data`, any contiguous buffer.
 
         Errors: the `StoreError` of a part that failed, of this write or of an earlier one; `RequestError` beyond 5 TiB;
-        `trio.ClosedResourceError` after the block.
+        `trio.ClosedResourceError` after the block; `TypeError` for what is no buffer.
         """
-        view = memoryview(data).cast("B")
+        view = flat(data)
         nursery = await self._usable()
         if self.absorb(view):
             return
@@ -277,11 +366,12 @@ class PartWriter:
         self.size += len(view)
         try:
             rest = await self._write_parts(view, nursery)
+            if len(rest):
+                await self._wait_for_buffer()
+                self._keep(rest)
         except BaseException as error:
             self._failed(error)
             raise
-        if len(rest):
-            self._keep(rest)
 
     async def _write_parts(self, view: memoryview, nursery: trio.Nursery) -> memoryview:
         """Send the whole parts; what is left is less than one."""
@@ -326,6 +416,16 @@ class PartWriter:
         pending.view[self._pending_size : end] = data
         self._pending_size = end
 
+    def _has_buffer(self) -> bool:
+        """Whether there is one to copy into, or may be."""
+        return self._pending is not None or self._busy < buffers_for(self._next_size(), self._memory_limit)
+
+    async def _wait_for_buffer(self) -> None:
+        while not self._has_buffer():
+            self._buffer_sent = trio.Event()
+            await self._buffer_sent.wait()
+            await self._usable()  # the part may have failed
+
     def _buffer(self, size: int) -> AlignedBuffer:
         """One whose part was sent, else a new one. Those of other sizes are too small for all parts to come."""
         idle = self._idle
@@ -341,11 +441,14 @@ class PartWriter:
     async def _send_pending(self, nursery: trio.Nursery) -> None:
         data, buffer = self._kept(), self._pending
         self._pending, self._pending_size = None, 0
+        self._busy += 1
         await self._send(data, nursery, buffer)
 
     async def _send(self, data: memoryview, nursery: trio.Nursery, buffer: AlignedBuffer | None = None) -> None:
         if self._upload is None:
             self._upload = await self._store.create_upload(self._key, self._options)
+            if self._over:  # the block has ended meanwhile, in another task
+                await self._discard(self._failed(trio.ClosedResourceError()))
         self._number += 1
         await self._limiter.acquire_on_behalf_of(token := object())
         try:
@@ -366,6 +469,9 @@ class PartWriter:
             self._failed(error)
             raise
         finally:
+            if buffer is not None:
+                self._busy -= 1
+                self._buffer_sent.set()
             self._limiter.release_on_behalf_of(token)
 
     async def _finish_parts(self) -> None:
@@ -390,8 +496,10 @@ class PartWriter:
     async def _discard(self, reason: BaseException) -> None:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""
         self._failed(reason)
+        self._over = True
         try:
             if self._upload is not None:
-                await self._store.abort_upload(self._upload)
+                with trio.move_on_after(_ABORT_TIME, shield=True):
+                    await self._store.abort_upload(self._upload)
         except StoreError as error:
             reason.add_note(f"the upload could not be aborted: {error}")

@@ -99,8 +99,10 @@ class Uri:
 def parse_uri(uri: str, config: Config | None = None) -> Uri:
     """The parts of `uri`. `config`, by default made of the environment, may name the account of `az://container`.
 
-    Errors: `InvalidUriError`; `ConfigError` where the account's settings cannot be read.
+    Errors: `InvalidUriError`; `ConfigError` where the account's settings cannot be read; `TypeError` for a path.
     """
+    if not isinstance(uri, str):
+        raise TypeError(f"a URI is text, such as 's3://bucket/key' or 'file:///folder/name', not {type(uri).__name__}")
     scheme, separator, rest = uri.partition("://")
     bucket, key = _kind(scheme if separator else "", uri).split(rest, config)
     return Uri(scheme, bucket, key)
@@ -137,8 +139,13 @@ def open_store(uri: str | Uri, config: Config | None = None, **settings: Any) ->
     if config is not None and settings:
         raise TypeError("give a Config or single settings, not both")
     config = config or Config(**settings)
-    parsed = parse_uri(uri, config) if isinstance(uri, str) else uri
+    parsed = uri if isinstance(uri, Uri) else parse_uri(uri, config)
     store = _KINDS[parsed.scheme].open(parsed.bucket, config)
     folder = parsed.key if not parsed.key or parsed.key.endswith("/") else f"{parsed.key}/"
     inner = PrefixStore(store, folder) if folder else store
-    return ParallelStore(inner, part_size=config.part_size, parts_in_flight=config.parts_in_flight)
+    return ParallelStore(
+        inner,
+        part_size=config.part_size,
+        parts_in_flight=config.parts_in_flight,
+        memory_limit=config.memory_limit,
+    )

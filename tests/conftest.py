@@ -14,14 +14,15 @@ from .servers.seaweedfs import SeaweedFS, seaweedfs
 
 pytest_plugins = ["tests.disk", "tests.places"]
 
-_NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_TRUST_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No credentials, no endpoint, no proxy, no profile files, no metadata service."""
     for name in list(os.environ):
-        if name.startswith(CLOUD_VARIABLES) or name.upper() in _NETWORK_VARIABLES:
+        if name.startswith(CLOUD_VARIABLES) or name.upper() in (*_NETWORK_VARIABLES, *_TRUST_VARIABLES):
             monkeypatch.delenv(name)
     absent = Path(os.devnull) / "absent"
     monkeypatch.setenv("AWS_CONFIG_FILE", str(absent))

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import array
+import copy
+import dataclasses
+import json
+import mmap
 import pickle
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +21,10 @@ from s3dlio.model import (
     OffsetRange,
     PutOptions,
     RestoreStatus,
+    StoredChecksum,
     SuffixRange,
     Upload,
+    flat,
     resolve,
 )
 
@@ -52,7 +61,16 @@ def test_offsets_and_lengths_have_a_sign() -> None:
 
 _RESTORED = RestoreStatus(False, datetime(2024, 3, 1, tzinfo=UTC))
 META = ObjectMeta(
-    "key", 5, '"etag"', datetime(2024, 2, 29, tzinfo=UTC), "v", "GLACIER", "text/x", {"name": "value"}, _RESTORED
+    "key",
+    5,
+    '"etag"',
+    datetime(2024, 2, 29, tzinfo=UTC),
+    "v",
+    "GLACIER",
+    "text/x",
+    {"name": "value"},
+    _RESTORED,
+    StoredChecksum("CRC32C", 0xE3069283),
 )
 
 
@@ -74,7 +92,58 @@ def test_values_can_be_pickled(value: object) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
 
 
-def test_metadata_that_is_not_given_cannot_be_changed() -> None:
-    for metadata in (ObjectMeta("key", 5).metadata, PutOptions().metadata):
+@pytest.mark.parametrize("metadata", [{}, {"name": "value"}])
+def test_metadata_cannot_be_changed(metadata: dict[str, str]) -> None:
+    for kept in (ObjectMeta("key", 5, metadata=metadata).metadata, PutOptions(metadata=metadata).metadata):
         with pytest.raises(TypeError):
-            metadata["name"] = "value"  # type: ignore[index]
+            kept["name"] = "other"  # type: ignore[index]
+        with pytest.raises(TypeError):
+            kept.update(name="other")  # type: ignore[attr-defined]
+        assert kept == metadata
+
+
+@pytest.mark.parametrize("value", [META, ObjectMeta("key", 5), PutOptions(), PutOptions(metadata={"name": "value"})])
+def test_values_are_data_like_any_other(value: Any) -> None:
+    """What pandas, sets and caches do with them."""
+    assert {value, copy.deepcopy(value)} == {value}
+    fields = dataclasses.asdict(value)
+    assert json.loads(json.dumps(fields, default=str))["metadata"] == fields["metadata"] == dict(value.metadata)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\1\2\3\4",
+        bytearray(b"\1\2\3\4"),
+        memoryview(b"\1\2\3\4").cast("B", (2, 2)),
+        array.array("I", [0x04030201]),
+        np.frombuffer(b"\1\2\3\4", dtype=">i4"),
+        np.frombuffer(b"\1\2\3\4", dtype=[("a", "i2"), ("b", "i2")]),
+        np.frombuffer(b"\1\2\3\4", dtype="u1").reshape(2, 2),
+        pickle.PickleBuffer(b"\1\2\3\4"),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_any_contiguous_buffer_is_its_bytes(data: Any) -> None:
+    assert flat(data).format == "B"
+    assert flat(data).obj is not None
+    assert bytes(flat(data)) == b"\1\2\3\4"
+
+
+def test_a_mapped_file_and_an_array_without_items_are_buffers_too() -> None:
+    with mmap.mmap(-1, 4096) as mapped, flat(mapped) as view:
+        assert len(view) == 4096
+    empty: Any = np.empty((0, 3))
+    assert len(flat(empty)) == 0
+
+
+@pytest.mark.parametrize("data", ["text", 5, None, [b"bytes"], np.array(["2024-01-01"], dtype="M8[D]")], ids=repr)
+def test_what_is_no_buffer_is_told_what_is_wanted(data: Any) -> None:
+    with pytest.raises(TypeError, match=rf"buffer is wanted: .*encode.*numpy.*, not {type(data).__name__}"):
+        flat(data)
+
+
+def test_memory_with_gaps_is_refused() -> None:
+    every_second: Any = np.zeros((4, 4))[:, ::2]
+    with pytest.raises(TypeError, match="contiguous"):
+        flat(every_second)

@@ -37,3 +37,17 @@ def test_quickstart(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "True",
         "False",
     ]
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_an_error_is_the_output_of_its_cell(bucket: str) -> None:
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(f"import s3dlio\ns3dlio.get('s3://{bucket}/absent')")]
+    NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True).execute()
+    (error,) = notebook.cells[0].outputs
+    assert (error.output_type, error.ename) == ("error", "NotFoundError")
+    assert "key='absent'" in error.evalue
+    shown = "\n".join(error.traceback)
+    assert shown.count("Traceback (most recent call last)") == 1
+    assert shown.count(".py:") <= 5
+    assert "exceptiongroup" not in shown.lower()

@@ -189,3 +189,45 @@ def test_ten_gigabytes_stay_within_the_memory_limit(
     figures = json.loads(done.stdout)
     assert figures["bytes"] == size * keys * rounds > 10_000_000_000
     assert figures["growth"] < (256 + 100) << 20
+
+
+_UNKNOWN_SIZES = """
+import json, sys
+from s3dlio.compat.s3torchconnector import S3IterableDataset, S3MapDataset
+
+kind, uri, region, count, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+
+def highest():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+
+uris = [f"{uri}/k{number:02}" for number in range(count)]
+if kind == "iterable":
+    readers = iter(S3IterableDataset.from_objects(uris, region=region))
+else:
+    batch = S3MapDataset.from_objects(uris, region=region).__getitems__(range(count))
+    readers = (batch.pop(0) for _ in range(count))  # a reader keeps its body
+before, done = highest(), 0
+for reader in readers:
+    done += len(reader.read())
+print(json.dumps({"bytes": done, "growth": highest() - before}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["iterable", "map"])
+@pytest.mark.timeout(300)
+def test_objects_of_unknown_size_stay_within_the_memory_limit(
+    s3_server: SeaweedFS, bucket: str, s3_environment: None, kind: str
+) -> None:
+    """The limit of 256 MiB, and 150 MiB for what the consumer holds and everything else."""
+    import s3dlio
+
+    size, count = 64 << 20, 24
+    for number in range(count):
+        s3dlio.put(f"s3://{bucket}/k{number:02}", os.urandom(1 << 20) * (size >> 20))
+    command = [sys.executable, "-c", _UNKNOWN_SIZES, kind, f"s3://{bucket}", "us-east-1", str(count), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.stderr == ""
+    figures = json.loads(done.stdout)
+    assert figures["bytes"] == size * count
+    assert figures["growth"] < (256 + 150) << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import inspect
 import re
@@ -23,6 +24,9 @@ PUBLIC = (
     "s3dlio.compat.s3torchconnector.dcp",
     "s3dlio.compat.s3torchconnector.lightning",
 )
+_WITH_LIST = ("s3dlio", "s3dlio.blocking")
+"""They have it, and do not list it, as `import *` would put it in the place of Python's own."""
+
 _MEASURED = re.compile(r"(?:.*_)?(?:size|sizes|bytes|timeout|offset|start|end|limit|position|length)")
 _UNIT = re.compile(r"\b(?:bytes?|[KMG]iB|seconds|keys|entries|objects|parts|digits)\b")
 _FAILS = re.compile(r"\bErrors?\b|Error\b|\braises?\b", re.IGNORECASE)
@@ -31,6 +35,7 @@ _FAILS = re.compile(r"\bErrors?\b|Error\b|\braises?\b", re.IGNORECASE)
 def names() -> Iterator[tuple[str, str]]:
     for module in map(import_module, PUBLIC):
         yield from ((module.__name__, name) for name in module.__all__)
+    yield from ((module, "list") for module in _WITH_LIST)
 
 
 def described(found: object) -> str:
@@ -94,6 +99,11 @@ def test_a_public_package_has_what_it_lists_and_lists_what_it_has(module: str) -
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError):
         package.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_importing_all_names_replaces_none_of_pythons_own(module: str) -> None:
+    assert set(import_module(module).__all__).isdisjoint(vars(builtins))
 
 
 def test_what_opens_and_writes_has_names_to_annotate_with() -> None:

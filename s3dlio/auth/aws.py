@@ -2,7 +2,7 @@
 
 Keys in the environment are taken as they are. Everything else (profiles, roles, web identity, SSO, containers, instance
 metadata) is botocore's work: imported on first use, run in a thread, asked for a frozen snapshot, which
-:class:`.refreshing.RefreshingCredentials` keeps fresh.
+:class:`.refreshing.SharedCredentials` keeps fresh, for all stores that would find the same.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import Config, flag_in_environment, parse_flag
 from ..errors import ConfigError, NoCredentialsError, ProfileNotFoundError, StoreError
-from .environment import variable
-from .refreshing import RefreshingCredentials, load_failed
+from .environment import environment_mark, variable
+from .refreshing import SharedCredentials, load_failed
 from .signer import fits_header
 from .sigv4 import Credentials, CredentialsProvider
 
@@ -42,14 +42,28 @@ class StaticCredentials:
 def aws_credentials(config: Config) -> CredentialsProvider:
     """What `config` asks for: nobody, a profile alone, the environment's keys, or botocore's default chain.
 
+    Keys that say when they expire (`AWS_CREDENTIAL_EXPIRATION`) are botocore's work too: it reads them anew in time.
     Reads the environment now, files and networks on first use. Errors: `ConfigError` for keys no header can hold.
     """
-    if config.anonymous:
+    if config.anonymous or any(map(flag_in_environment, _UNSIGNED)):
         return StaticCredentials(None)
-    in_environment = None if config.profile else _environment_keys()
+    in_environment = None if config.profile or variable("AWS_CREDENTIAL_EXPIRATION") else _environment_keys()
     if in_environment is not None:
         return StaticCredentials(in_environment)
-    return RefreshingCredentials(partial(_load_from_chain, config))
+    return SharedCredentials(partial(_load_from_chain, config), partial(_what_decides, config))
+
+
+def _what_decides(config: Config) -> tuple[object, ...]:
+    """All that the outcome of the search depends on, but for services."""
+    return "aws", config.profile, config.region, environment_mark(), *map(_stamp, (_config_file(), _credentials_file()))
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).expanduser().stat()
+    except (OSError, RuntimeError):
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _environment_keys() -> Credentials | None:
@@ -68,6 +82,8 @@ def _usable(credentials: Credentials) -> Credentials:
     return credentials
 
 
+_UNSIGNED = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")
+_METADATA_ATTEMPTS = 4
 _NOT_OF_A_PROFILE = ("ec2-credentials-file", "boto-config", "container-role", "iam-role")
 
 
@@ -94,6 +110,8 @@ def _session(config: Config) -> Any:
     session = Session(profile=config.profile or None)
     if config.region:
         session.set_config_variable("region", config.region)
+    attempts = max(_METADATA_ATTEMPTS, session.get_config_variable("metadata_service_num_attempts"))
+    session.set_config_variable("metadata_service_num_attempts", attempts)
     if config.profile:
         resolver = session.get_component("credential_provider")
         for method in _NOT_OF_A_PROFILE:
@@ -143,12 +161,15 @@ def _nothing_found(config: Config) -> str:
 
 
 def _files() -> str:
-    shared = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
-    return f"{_config_file()} and {shared}"
+    return f"{_config_file()} and {_credentials_file()}"
 
 
 def _config_file() -> str:
     return os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+
+
+def _credentials_file() -> str:
+    return os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +183,26 @@ class ProfileSettings:
     endpoint_url: str | None = None
     ca_bundle: str | None = None
     addressing_style: str | None = None
+    use_fips_endpoint: bool | None = None
+    use_dualstack_endpoint: bool | None = None
+    use_accelerate_endpoint: bool | None = None
+    ignore_configured_endpoint_urls: bool = False
 
 
 def aws_profile(config: Config) -> ProfileSettings:
-    """The settings of the profile in use. Blocking, and no work where there is neither a profile nor a config file.
+    """The settings of the profile in use. Blocking, and no work where there is neither a profile nor a file of them.
 
     An `AWS_PROFILE` that does not exist matters only to who needs credentials: it has no settings. Errors:
     `ProfileNotFoundError` where `config.profile` does not exist, `ConfigError` where the file cannot be parsed.
     """
     named = config.profile or os.environ.get("AWS_PROFILE")
-    if not named and not Path(_config_file()).expanduser().is_file():
+    if not named and _stamp(_config_file()) is None and _stamp(_credentials_file()) is None:
         return ProfileSettings()
     try:
         session = _session(config)
         return _profile_settings(session.get_scoped_config(), session.full_config)
+    except ConfigError:
+        raise
     except Exception as error:
         failure = _translate(error)
     if isinstance(failure, NoCredentialsError) and not config.profile:
@@ -185,13 +212,39 @@ def aws_profile(config: Config) -> ProfileSettings:
 
 def _profile_settings(profile: dict[str, Any], everything: dict[str, Any]) -> ProfileSettings:
     """From parsed files; a subsection is a dictionary where it is well-formed and a string where not."""
-    services = _section(_section(everything.get("services")).get(str(profile.get("services"))))
+    s3 = _section(profile.get("s3"))
+    ignored = flag_in_environment("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    if ignored is None:
+        ignored = _flag(profile, "ignore_configured_endpoint_urls") or False
+    dualstack = _flag(s3, "use_dualstack_endpoint")
     return ProfileSettings(
         region=profile.get("region"),
-        endpoint_url=_section(services.get("s3")).get("endpoint_url") or profile.get("endpoint_url"),
+        endpoint_url=None if ignored else _s3_service(profile, everything) or profile.get("endpoint_url"),
         ca_bundle=profile.get("ca_bundle"),
-        addressing_style=_section(profile.get("s3")).get("addressing_style"),
+        addressing_style=s3.get("addressing_style"),
+        use_fips_endpoint=_flag(profile, "use_fips_endpoint"),
+        use_dualstack_endpoint=_flag(profile, "use_dualstack_endpoint") if dualstack is None else dualstack,
+        use_accelerate_endpoint=_flag(s3, "use_accelerate_endpoint"),
+        ignore_configured_endpoint_urls=ignored,
     )
+
+
+def _s3_service(profile: dict[str, Any], everything: dict[str, Any]) -> str | None:
+    """The endpoint that the `services` section of the profile has for S3."""
+    name = profile.get("services")
+    sections = _section(everything.get("services"))
+    if name is not None and name not in sections:
+        raise ConfigError(f"the profile names a services section {name!r} that is not in {_config_file()}")
+    endpoint: str | None = _section(_section(sections.get(name)).get("s3")).get("endpoint_url")
+    return endpoint
+
+
+def _flag(section: dict[str, Any], name: str) -> bool | None:
+    text = section.get(name)
+    try:
+        return None if text is None else parse_flag(str(text))
+    except ValueError:
+        raise ConfigError(f"{name} must be true or false in {_config_file()}, not {text!r}") from None
 
 
 def _section(value: Any) -> dict[Any, Any]:

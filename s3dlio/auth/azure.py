@@ -3,7 +3,7 @@
 The ways, in the order they are looked for: the account's key, a shared access signature (SAS), nobody (where
 `Config.anonymous` asks for that), and Entra ID. A connection string stands for all variables but the endpoint's, so
 that nothing of two accounts is ever mixed. Entra ID is azure-identity's work: imported on first use, run in a thread,
-its tokens kept fresh by :class:`.refreshing.RefreshingCredentials`.
+its tokens kept fresh by :class:`.refreshing.SharedCredentials`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from ..config import Config
-from ..errors import ConfigError, NoCredentialsError
+from ..errors import ConfigError, NoCredentialsError, StoreError
 from .bearer import BearerSigner, Token
-from .environment import variable
-from .refreshing import RefreshingCredentials
+from .environment import environment_mark, variable
+from .refreshing import SharedCredentials, load_failed
 from .sharedkey import SharedKey, SharedKeySigner, decode_key
 from .signer import Signer, check_headers, fits_header
 
@@ -29,6 +29,7 @@ SCOPE = "https://storage.azure.com/.default"
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 _KEY = "AZURE_STORAGE_ACCOUNT_KEY"
 _SAS = "AZURE_STORAGE_SAS_TOKEN"
+_PRINCIPAL = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
 _EMULATOR_ACCOUNT = "devstoreaccount1"
 _EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Source: "Use the Azurite emulator", where everybody may read it."""
@@ -157,7 +158,7 @@ def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool) -> Signer
         raise ConfigError(
             f"a token of Entra ID is sent over https only; for http give {_KEY}, {_SAS}, or ask for anonymous access"
         )
-    return BearerSigner(RefreshingCredentials(entra_loader()))
+    return BearerSigner(SharedCredentials(entra_loader(), lambda: ("entra", environment_mark())))
 
 
 def _named(account: AzureAccount) -> str:
@@ -188,14 +189,18 @@ class SasSigner:
 
 
 def entra_loader() -> Callable[[], Token]:
-    """A blocking function that gets a token from azure-identity's default chain, which is made at its first call."""
+    """A blocking function that gets a token from azure-identity's default chain, which is made at its first call.
+
+    Errors of that: `NoCredentialsError` where nothing is there to ask with, else `PermissionDeniedError`; texts of a
+    server are not repeated.
+    """
     chain: Any = None
 
     def load() -> Token:
         nonlocal chain
         if chain is None:
             chain = _default_chain()
-        found = chain.get_token(SCOPE)
+        found = _token_of(chain)
         if not fits_header(found.token):
             raise ConfigError("the token of Entra ID holds a control character")
         return Token({"authorization": f"Bearer {found.token}"}, float(found.expires_on))
@@ -203,14 +208,36 @@ def entra_loader() -> Callable[[], Token]:
     return load
 
 
+def _token_of(chain: Any) -> Any:
+    from azure.core.exceptions import ClientAuthenticationError
+
+    failure: StoreError
+    try:
+        return chain.get_token(SCOPE)
+    except ClientAuthenticationError as error:
+        said = next((name for name in _PRINCIPAL if variable(name)), None)
+        failure = load_failed(f"Entra ID gives no token for what {said} and its like say", error)
+    if said is None:
+        failure = NoCredentialsError(_nothing_found(f"Entra ID: {', '.join(_PRINCIPAL)}, a managed identity, az login"))
+    raise failure
+
+
 def _default_chain() -> Any:
     try:
         from azure.identity import DefaultAzureCredential
     except ImportError:
-        message = (
-            f"no credentials for Azure found; looked at {_CONNECTION_STRING}, {_KEY} and {_SAS}. Entra ID (az login, "
-            "a managed identity, a service principal) needs azure-identity: pip install 's3dlio[azure]'. "
-            "For public data ask for anonymous access: Config(anonymous=True)"
+        failure = NoCredentialsError(
+            _nothing_found(
+                "Entra ID (az login, a managed identity, a service principal) needs azure-identity: "
+                "pip install 's3dlio[azure]'"
+            )
         )
-        raise NoCredentialsError(message) from None
+        raise failure from None
     return DefaultAzureCredential()
+
+
+def _nothing_found(entra: str) -> str:
+    return (
+        f"no credentials for Azure found; looked at {_CONNECTION_STRING}, {_KEY} and {_SAS}. {entra}. "
+        "For public data ask for anonymous access: Config(anonymous=True)"
+    )

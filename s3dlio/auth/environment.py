@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
-_ENVIRONMENT = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "GOOGLE_APPLICATION_CREDENTIALS",
+_PREFIXES = (
+    b"AWS_",
+    b"AZURE_",
+    b"GOOGLE_",
+    b"CLOUDSDK_",
+    b"GCE_",
+    b"NO_GCE_CHECK",
+    b"IDENTITY_",
+    b"MSI_",
+    b"SSL_CERT_",
+    b"REQUESTS_CA_BUNDLE",
+    b"HOME",
 )
+"""What the variables begin with that lead to credentials, here or in the clouds' own libraries, or to trust."""
+
+
+_RAW: dict[bytes, bytes] = vars(os.environ)["_data"]
+"""The environment's own dictionary: going by its names and values as text takes ten times as long."""
 
 
 def environment_mark() -> int:
-    """A number that changes when the credentials in the environment do. It tells nothing of them."""
-    return hash(tuple(map(os.environ.get, _ENVIRONMENT)))
+    """A number that changes when anything in the environment does that credentials depend on. It tells nothing of it.
+
+    Every blocking call asks for it, so the variables are only sorted out after one of them has changed.
+    """
+    return _mark_of(hash(tuple(_RAW.items())))
+
+
+@lru_cache(maxsize=1)
+def _mark_of(_everything: int) -> int:
+    return hash(tuple(sorted(item for item in _RAW.items() if item[0].startswith(_PREFIXES))))
 
 
 def variable(name: str) -> str:

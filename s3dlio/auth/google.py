@@ -2,7 +2,7 @@
 
 A credentials file (a service account, a person's own from `gcloud`, workload identity) is google-auth's work: imported
 on first use, run in a thread. The file is read anew each time, so that a changed one is seen. Where there is no file,
-the metadata server of the machine is asked. :class:`.refreshing.RefreshingCredentials` keeps what was found fresh.
+the metadata server of the machine is asked. :class:`.refreshing.SharedCredentials` keeps what was found fresh.
 
 Source: "How Application Default Credentials works"; "Access tokens" under "VM metadata".
 """
@@ -22,7 +22,8 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 
 from ..errors import ConfigError, ConnectionFailedError, NoCredentialsError, PermissionDeniedError, StoreError
 from .bearer import Token, TokenProvider
-from .refreshing import RefreshingCredentials
+from .environment import environment_mark
+from .refreshing import SharedCredentials
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
@@ -35,8 +36,18 @@ _METADATA_PAUSE = 1.0
 
 
 def google_credentials() -> TokenProvider:
-    """Application default credentials, kept fresh. Reads environment, files and networks on first use."""
-    return RefreshingCredentials(load_token)
+    """Application default credentials, kept fresh for all stores. Reads environment, files, networks on first use."""
+    return SharedCredentials(load_token, _what_decides)
+
+
+def _what_decides() -> tuple[object, ...]:
+    """All that the outcome of the search depends on, but for services."""
+    path = _credentials_file()
+    try:
+        written = os.stat(path).st_mtime_ns if path else None
+    except OSError:
+        written = None
+    return "google", environment_mark(), path, written
 
 
 def load_token() -> Token:
@@ -138,13 +149,17 @@ def _read_token(data: bytes, now: float) -> Token | None:
 def _ask_metadata_server() -> _Answer | None:
     host = os.environ.get("GCE_METADATA_HOST") or _METADATA_HOST
     url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
+    answer: _Answer | None = None
     for left in reversed(range(_METADATA_TRIES)):
         try:
-            return _ask(url, headers={"metadata-flavor": "Google"}, timeout=_METADATA_TIMEOUT)
+            answer = _ask(url, headers={"metadata-flavor": "Google"}, timeout=_METADATA_TIMEOUT)
         except OSError:
-            if left:
-                time.sleep(_METADATA_PAUSE)
-    return None
+            answer = None
+        if answer is not None and not (answer.status >= 500 or answer.status == 429):
+            break
+        if left:
+            time.sleep(_METADATA_PAUSE)
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

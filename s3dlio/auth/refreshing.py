@@ -3,7 +3,10 @@
 Theory of operation. :class:`RefreshingCredentials` holds a value that expires, and knows how to load another. The
 invariant: at most one load is under way, and it belongs to no caller. A system task runs it; callers who must wait for
 it wait for an event, so cancelling any of them changes nothing for the rest. The end of the Trio run abandons the load:
-its thread ends by itself and its result is dropped.
+its thread ends by itself and its result is dropped. So does a limit: what asks for credentials may hang.
+
+:class:`SharedCredentials` is one such value for all stores of a run that would load the same. Each run has its own, and
+so has each process, a forked one too.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -31,6 +34,9 @@ MANDATORY = 10 * 60.0
 
 RETRY_AFTER = 60.0
 """Seconds until the next try after an early refresh failed."""
+
+LOAD_LIMIT = 60.0
+"""Seconds that a load may take."""
 
 LEAST_USE = 1.0
 """Seconds that anything loaded is used, whatever its expiry: a source that repeats itself is not asked in a loop."""
@@ -125,13 +131,14 @@ class RefreshingCredentials(Generic[T]):
     async def _fly(self, flight: _Flight[T]) -> None:
         """The system task. Its own limiter: threads busy with files do not delay it."""
         try:
-            flight.value = await trio.to_thread.run_sync(
-                self._load, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-            )
+            with trio.fail_after(LOAD_LIMIT):
+                flight.value = await trio.to_thread.run_sync(
+                    self._load, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+                )
             self._value = flight.value
             self._renew_at, self._required_at = refresh_times(self._clock(), flight.value.expires_at, self._jitter())
         except Exception as error:
-            flight.error = error if isinstance(error, StoreError) else load_failed(type(error).__name__, error)
+            flight.error = _failure(error)
             self._renew_at = self._clock() + RETRY_AFTER
             if self._value is not None:
                 _log.warning("credentials could not be refreshed, the old ones serve on: %s", flight.error)
@@ -141,6 +148,59 @@ class RefreshingCredentials(Generic[T]):
 
     def __repr__(self) -> str:
         return f"RefreshingCredentials({self._value!r})"
+
+
+_shared: trio.lowlevel.RunVar[dict[Hashable, RefreshingCredentials[Any]]] = trio.lowlevel.RunVar("s3dlio credentials")
+_KEPT = 16
+
+
+class SharedCredentials(Generic[T]):
+    """The :class:`RefreshingCredentials` of `load` that all who have an equal `key` use together, in one Trio run.
+
+    `key` is asked for at the first use, and only then; so this may be made outside of any run. The last few are kept
+    for who comes later.
+    """
+
+    def __init__(self, load: Callable[[], T], key: Callable[[], Hashable]) -> None:
+        self._load = load
+        self._key = key
+        self._found: RefreshingCredentials[T] | None = None
+
+    async def get(self) -> T:
+        """As :meth:`RefreshingCredentials.get`."""
+        return await (self._found or self._find()).get()
+
+    async def refresh(self, rejected: T) -> bool:
+        """As :meth:`RefreshingCredentials.refresh`."""
+        return await (self._found or self._find()).refresh(rejected)
+
+    def _find(self) -> RefreshingCredentials[T]:
+        try:
+            known = _shared.get()
+        except LookupError:
+            _shared.set(known := {})
+        key = self._key()
+        self._found = found = known.pop(key, None) or RefreshingCredentials(self._load)
+        known[key] = found
+        if len(known) > _KEPT:
+            del known[next(iter(known))]
+        return found
+
+    def __repr__(self) -> str:
+        return f"SharedCredentials({self._found!r})"
+
+
+def _failure(error: Exception) -> StoreError:
+    match error:
+        case StoreError():
+            return error
+        case trio.TooSlowError():
+            return PermissionDeniedError(
+                f"no credentials within {LOAD_LIMIT:g} seconds: the credential_process of the profile, or the service "
+                "that hands them out, does not answer"
+            )
+        case _:
+            return load_failed(type(error).__name__, error)
 
 
 def load_failed(reason: str, error: Exception) -> PermissionDeniedError:

@@ -28,7 +28,7 @@ PAYLOAD_HASH = "x-amz-content-sha256"
 """The header that says what the signature covers of the body."""
 
 _SIGNED = frozenset({"host", "content-type", "content-md5"})
-_REJECTED = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken"})
+_REJECTED = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 
 
@@ -148,7 +148,7 @@ class SigV4Signer:
         self._clock = clock
         self._server = ServerClock(clock)
         self._current: Credentials | None = None
-        self._changed_at = float("-inf")
+        self._changed_at = self._in_vain_at = float("-inf")
 
     async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
         """Add the headers of :func:`sign`; none where access is anonymous. Errors: its, and the provider's."""
@@ -178,9 +178,23 @@ class SigV4Signer:
             return False
         if code in _REJECTED:
             return self._just_changed() or await self._provider.refresh(rejected)
+        if code is None and status == 400 and rejected.token and self._is_ours(headers):
+            return self._just_changed() or await self._look_for_newer(rejected)
         if code in _SKEWED or (code is None and status == 403):
             return self._server.learn(headers.get("date", "")) or self._just_changed()
         return False
+
+    def _is_ours(self, headers: Mapping[str, str]) -> bool:
+        return headers.get("x-amz-bucket-region", self.region) == self.region
+
+    async def _look_for_newer(self, rejected: Credentials) -> bool:
+        """The refusal of a HEAD has no text: it may be of an expired token, or of something that stays refused."""
+        if self._clock() - self._in_vain_at < FAR_OFF:
+            return False
+        newer = await self._provider.refresh(rejected)
+        if not newer:
+            self._in_vain_at = self._clock()
+        return newer
 
     def _note(self, credentials: Credentials) -> None:
         if credentials is not self._current:

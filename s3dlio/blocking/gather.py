@@ -6,7 +6,8 @@ a request is not fetched. The loop's side, :class:`_Loader`, leases a buffer for
 of its own and starts to fill it; the pool's limit is what bounds how far it is ahead. The consumer, :class:`Gather`,
 takes the extents in the same order.
 
-Invariant: all extents of one object are of one version, or an error.
+Invariant: all extents of one object are of one version, or an error. What could not be read ahead because the server
+was out is tried again when it is asked for, as in :mod:`.readahead`; it has kept its buffer.
 
 Ownership: a buffer belongs to the loader, which keeps its extents in their order; the consumer looks into the first
 one, and has it given back when they go on to the next. Views of it must be dropped by then (one that is kept stays
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,9 +33,11 @@ import trio
 
 from ..alignment.buffers import BufferPool, Lease, size_class
 from ..config import Config
-from ..errors import ErrorContext, ObjectChangedError
-from .portal import BlockingPortal, CancelledError, portal
-from .readahead import read_ahead_limit
+from ..errors import OUTAGES, ErrorContext, ObjectChangedError
+from ..model import ObjectMeta
+from ..transport.download import validators
+from .portal import BlockingPortal, CancelledError, acquire, as_shown, hold_if_ending, portal
+from .readahead import Outage, read_ahead_limit
 from .store import BlockingStore
 
 Range = tuple[int, int]
@@ -106,14 +110,16 @@ def plan_pieces(ranges: Iterable[Range], start: int, part_size: int) -> list[Ran
 class _Filling:
     """An extent of object number `number`, and the buffer it is fetched into. The loop ends it, once, or with an error.
 
-    Of giving it up and ending it, in whatever order, the second sees the first, or both give the buffer back.
+    Of giving it up and ending it, in whatever order, the second sees the first, or both give the buffer back. Where
+    there is an `outage`, its buffer is not filled yet.
     """
 
-    __slots__ = ("_given_up", "_outcome", "_wake", "extent", "number")
+    __slots__ = ("_given_up", "_outcome", "_wake", "extent", "number", "outage")
 
     def __init__(self, number: int, extent: Extent) -> None:
         self.number = number
         self.extent = extent
+        self.outage: Outage | None = None
         self._outcome: Lease | Exception | None = None
         self._given_up = False
         self._wake = threading.Lock()
@@ -136,10 +142,11 @@ class _Filling:
     def lease(self) -> Lease:
         """Wait for the buffer. For the consumer, as often as they like. Errors: what the filling ended with."""
         if self._outcome is None:
-            self._wake.acquire()  # let go of once, after the outcome is there: who is interrupted here finds that
+            acquire(self._wake)  # let go of once, after the outcome is there: who is interrupted here finds that
         assert self._outcome is not None
         if isinstance(self._outcome, Exception):
-            raise self._outcome
+            hold_if_ending()
+            raise as_shown(self._outcome)
         return self._outcome
 
     def give_up(self) -> None:
@@ -156,7 +163,7 @@ class _Loader:
         self.pending = deque(_fillings(wanted, max_gap))
         self._portal = portal
         self._wanted = wanted
-        self.etags: dict[int, str | None] = {}
+        self.metas: dict[int, ObjectMeta] = {}
         self._scope = trio.CancelScope()
 
     def start(self) -> None:
@@ -193,8 +200,12 @@ class _Loader:
         return max(ahead, *(size_class(filling.extent.size) for filling in fillings), 1)
 
     async def _fill(self, filling: _Filling, lease: Lease, turns: trio.Semaphore) -> None:
+        begun = trio.current_time()
         try:
             await self._fetch(filling, lease)
+        except OUTAGES as error:
+            filling.outage = Outage(error, trio.current_time() - begun)
+            filling.end(lease)
         except Exception as error:
             lease.release()
             filling.end(error)
@@ -212,8 +223,19 @@ class _Loader:
         pieces = plan_pieces(ranges[extent.first : extent.stop], extent.start, store.config.part_size)
         views = ((start, lease.view[start - extent.start : end - extent.start]) for start, end in pieces)
         meta = await store.opened(self._portal).get_pieces(key, views)
-        if meta is not None and self.etags.setdefault(filling.number, meta.etag) != meta.etag:
+        if meta is not None and validators(self.metas.setdefault(filling.number, meta)) != validators(meta):
             raise ObjectChangedError("the object was replaced while it was read", ErrorContext("GetObject", key=key))
+
+    def filled(self, filling: _Filling) -> Lease:
+        """For the consumer: wait for the buffer, with what is wanted in it. Errors: what the filling ended with."""
+        begun = time.monotonic()
+        lease = filling.lease()
+        if filling.outage is not None:
+            if not filling.outage.bears_another_try(time.monotonic() - begun):
+                raise as_shown(filling.outage.error)
+            self._portal.call(self._fetch, filling, lease)
+            filling.outage = None
+        return lease
 
     def give_up_first(self) -> None:
         """From any thread: let the first extent go."""
@@ -264,13 +286,14 @@ class Gather:
         if self._pid != os.getpid():
             raise RuntimeError("ranges are gathered in the process that asked for them")
         filling = self._go_to(number, position)
-        lease, first = filling.lease(), filling.extent.start
+        lease, first = self._loader.filled(filling), filling.extent.start
         start, end = self._wanted[number].ranges[position]
         return lease.view[start - first : end - first]
 
     def etag(self, number: int) -> str | None:
         """The version of object `number`, once a view of it was given; `None` where the store has none."""
-        return self._loader.etags.get(number)
+        meta = self._loader.metas.get(number)
+        return meta.etag if meta is not None else None
 
     def _go_to(self, number: int, position: int) -> _Filling:
         """The extent of a range, which becomes the first one."""

@@ -10,6 +10,12 @@ Stores live as long as the loop, in :attr:`BlockingPortal.stores`, and are close
 Cancellation: an interrupted caller (Ctrl-C) cancels its job, waits a moment for it to let go of what it holds, and only
 then raises; a second interrupt does not wait. A job that nobody waits for is cancelled by :meth:`Job.cancel`.
 
+Signals: one may come in the instant between the interpreter's last look for it and a wait, which would sleep through
+it. So every wait looks up once a second (:func:`acquire`).
+
+Exit: the portal is closed, so that uploads are aborted. Daemon threads may be in a call, or begin one; since nobody is
+left to tell, they are held for good (:func:`hold_if_ending`).
+
 Fork: the child has the object but not the thread. A portal knows the process it was made in; in a child,
 :func:`portal` makes a new one, and inherited sockets are neither used nor shut down.
 """
@@ -19,19 +25,50 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
+import weakref
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager
-from typing import Generic, TypeVar, TypeVarTuple, cast
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import trio
 
+from ..errors import StoreError
 from ..transfer import ParallelStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+LOOK_UP = 1.0
+"""Longest time, in seconds, that a signal which came just before a wait is not seen."""
+
 _LET_GO = 0.8
 _STOP = 2.0
+_ending = False
+
+
+def acquire(lock: threading.Lock) -> None:
+    """Take `lock`, and be interruptible while waiting for it."""
+    while not lock.acquire(timeout=LOOK_UP):
+        pass
+
+
+def hold_if_ending() -> None:
+    """Never return, in a daemon thread while the interpreter ends: it has nobody left to tell of an error."""
+    while _ending and threading.current_thread() is not threading.main_thread():
+        time.sleep(LOOK_UP)
+
+
+def as_shown(error: BaseException) -> BaseException:
+    """`error` as a person should see it: the way through the loop tells nothing of an error of the package's own."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(error, StoreError):
+            link.__traceback__ = None
+        if isinstance(error, StoreError) or link.__suppress_context__:  # notebooks follow it all the same
+            link.__context__ = None
+        link = link.__cause__
+    return error
 
 
 class Job(Generic[T]):
@@ -43,6 +80,7 @@ class Job(Generic[T]):
         self._scope = trio.CancelScope()
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._let_go = False
         self._done = threading.Lock()  # an Event is one too, under two more and a page of Python
         self._done.acquire()
 
@@ -60,8 +98,16 @@ class Job(Generic[T]):
             self._error = error if isinstance(error, KeyboardInterrupt) else CancelledError("the portal was closed")
             raise
         finally:
-            self._work = None  # it holds what the caller gave, such as the body of a put
-            self._done.release()
+            self._end()
+
+    def refuse(self) -> None:
+        """Instead of :meth:`run`, on a loop that takes no more jobs."""
+        self._error = CancelledError("the portal was closed")
+        self._end()
+
+    def _end(self) -> None:
+        self._work = None  # it holds what the caller gave, such as the body of a put
+        self._done.release()
 
     def result(self) -> T:
         """Wait, and give what the coroutine returned, once.
@@ -71,20 +117,27 @@ class Job(Generic[T]):
         if self._portal.is_this_thread:
             raise RuntimeError("a blocking call on the portal's own thread can never return; use the async methods")
         try:
-            self._done.acquire()
+            acquire(self._done)
         except BaseException:
-            self.cancel()
-            if self._done.acquire(timeout=_LET_GO):
-                self._done.release()
+            self.let_go()
             raise
         self._done.release()
         value, error, self._value, self._error = self._value, self._error, None, None
         if error is not None:
             try:
-                raise error
+                hold_if_ending()
+                raise as_shown(error)
             finally:
                 del error  # its traceback holds this frame: together they would wait for the collector
         return cast("T", value)
+
+    def let_go(self) -> None:
+        """Have it let go of what it holds, if it is not over, and wait a moment for that, once."""
+        if self._done.locked() and not self._let_go:
+            self._let_go = True
+            self.cancel()
+            if self._done.acquire(timeout=_LET_GO):
+                self._done.release()
 
     def cancel(self) -> None:
         """Cancel the coroutine. Any thread may call this, also a finaliser, and also when it is long over."""
@@ -101,13 +154,18 @@ class BlockingPortal:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.stores: dict[Hashable, ParallelStore] = {}
-        """Open stores by their handles. For the loop's thread alone; closed when the loop ends."""
+        """Open stores by their places. For the loop's thread alone, as `marks` is; closed when the loop ends."""
+        self.marks: dict[Hashable, int] = {}
+        """Under which credentials each was opened."""
+        self._retired: weakref.WeakSet[ParallelStore] = weakref.WeakSet()
         self._ready = threading.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
+        self._over = False
         self._thread = threading.Thread(target=self._run, name="s3dlio-portal", daemon=True)
         self._thread.start()
-        self._ready.wait()
+        while not self._ready.wait(LOOK_UP):
+            pass
 
     def _run(self) -> None:
         trio.run(self._main, strict_exception_groups=True)
@@ -119,9 +177,15 @@ class BlockingPortal:
                 self._ready.set()
                 await trio.sleep_forever()
         finally:
+            self._over = True
             with trio.CancelScope(shield=True):
-                for store in self.stores.values():
+                for store in (*self.stores.values(), *self._retired):
                     await store.aclose()
+
+    def retire(self, store: ParallelStore) -> None:
+        """On the loop: close the store as soon as nobody uses it any more."""
+        self._retired.add(store)
+        weakref.finalize(store, self.soon, self._start, Job(self, store.inner.aclose))
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Run a plain function on the loop, soon. Does nothing in a forked child or after the loop has ended."""
@@ -134,18 +198,39 @@ class BlockingPortal:
 
     def start_task_soon(self, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> Job[T]:
         """Run `function(*arguments)` on the loop. Errors: `RuntimeError` in a forked child, or when closed."""
-        if self.pid != os.getpid():
-            raise RuntimeError("this portal belongs to the parent process")
-        if self._token is None or self._nursery is None or not self._thread.is_alive():
-            raise RuntimeError("the portal is closed")
         job: Job[T] = Job(self, lambda: function(*arguments))
-        # The loop's own thread has to start it; nothing is sent back: the job's lock tells that it is over
-        self._token.run_sync_soon(self._nursery.start_soon, job.run)
+        self.post(job)
         return job
+
+    def post(self, job: Job[Any]) -> None:
+        """Run `job`, which its maker can cancel whenever they are interrupted. Errors: `RuntimeError`, as above."""
+        if self.pid != os.getpid():
+            job.refuse()
+            raise RuntimeError("this portal belongs to the parent process")
+        with suppress(trio.RunFinishedError):
+            # The loop's own thread has to start it; nothing is sent back: the job's lock tells that it is over
+            if self._token is not None:
+                self._token.run_sync_soon(self._start, job)
+                return
+        job.refuse()
+        hold_if_ending()
+        raise RuntimeError("the portal is closed")
+
+    def _start(self, job: Job[Any]) -> None:
+        if self._over or self._nursery is None:
+            job.refuse()
+        else:
+            self._nursery.start_soon(job.run)
 
     def call(self, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """Run `await function(*arguments)` on the loop and wait for it: see :meth:`Job.result`."""
-        return self.start_task_soon(function, *arguments).result()
+        job: Job[T] = Job(self, lambda: function(*arguments))
+        try:
+            self.post(job)
+            return job.result()
+        except BaseException:
+            job.let_go()
+            raise
 
     @property
     def is_this_thread(self) -> bool:
@@ -181,9 +266,10 @@ class HeldContext(Generic[T]):
         self._portal = portal
         self._entered = threading.Lock()
         self._entered.acquire()
-        self._job = portal.start_task_soon(self._stay)
+        self._job = Job(portal, self._stay)
         try:
-            self._entered.acquire()
+            portal.post(self._job)
+            acquire(self._entered)
         except BaseException:
             self._job.cancel()
             raise
@@ -204,9 +290,13 @@ class HeldContext(Generic[T]):
         self._portal.soon(self._leave.set)
         self._job.result()
 
+    def drop(self) -> None:
+        """End the body by cancelling it, and do not wait. Any thread may call this, also a finaliser."""
+        self._job.cancel()
+
     def cancel(self) -> None:
         """End the body by cancelling it, and wait; never raises what that led to."""
-        self._job.cancel()
+        self.drop()
         try:
             self._job.result()
         except Exception:
@@ -220,6 +310,7 @@ _current: BlockingPortal | None = None
 def portal() -> BlockingPortal:
     """This process's portal."""
     global _current
+    hold_if_ending()
     found = _current
     if found is not None and found.pid == os.getpid() and found._thread.is_alive():
         return found
@@ -236,6 +327,8 @@ def _forget() -> None:
 
 
 def _close() -> None:
+    global _ending
+    _ending = True
     if _current is not None:
         _current.close()
 

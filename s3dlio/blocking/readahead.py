@@ -6,12 +6,17 @@ with a few tasks and puts outcomes into a dictionary, which the consumer empties
 a queue, only for a body that is not there yet.
 
 When. Nothing is fetched before bodies are really read: the second read starts the window (in the group form, `eager`,
-the first read starts the whole group). The window doubles when the consumer had to wait and shrinks when it never does,
-and is bounded in objects and in bytes (:func:`read_ahead_limit`). Bodies nobody came for are dropped when the window
-has passed them by.
+the first read starts the whole group). The window doubles when the consumer had to wait and shrinks when it never does.
+Bodies nobody came for are dropped when the window has passed them by.
+
+Memory. The window is bounded in objects, and what it takes in bytes, by :class:`_Room`: a body has its room before it
+is received. One of unknown size counts as a part until the head of the answer tells; then the rest of it may have to
+wait for room.
 
 Nothing else changes: the source is pulled in order, its errors and those of each object come out where they would have
-without reading ahead, and a position that was not fetched ahead is fetched when it is asked for.
+without reading ahead, and a position that was not fetched ahead is fetched when it is asked for. That holds for what
+failed because the server was out, too: it is asked for again when somebody wants it, unless they have been waiting for
+most of the time that it was tried.
 
 Ownership: the reading-ahead owns its prefetcher, which ends with it. Cancellation: :meth:`ReadAhead.close`, or its
 collection, cancels what is under way. Fork: a child keeps the positions and forgets the prefetcher.
@@ -21,17 +26,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import trio
 
 from ..config import Config
+from ..errors import OUTAGES
 from ..model import ObjectMeta
-from .portal import BlockingPortal, CancelledError, portal
+from .portal import LOOK_UP, BlockingPortal, CancelledError, as_shown, hold_if_ending, portal
 from .store import BlockingStore
 
 MAX_OBJECTS = 64
@@ -67,17 +77,98 @@ class Want:
         return self.store.get(self.key, known=self.meta)
 
 
+class Outage(NamedTuple):
+    """What could not be read ahead, as the server was out: the error, and for how many seconds it was tried."""
+
+    error: Exception
+    tried: float
+
+    def bears_another_try(self, waited: float) -> bool:
+        """Whether who has waited for it for `waited` seconds should try again: they had little of that patience."""
+        return waited < self.tried / 2
+
+
+_Outcome = bytes | Exception | Outage
+
+
+class _Room:
+    """Bytes for bodies, by position: taken on the loop, given back by the consumer when it takes the body.
+
+    The lowest position comes first. Past the limit goes the one that the consumer waits for, `wanted`, and one alone.
+    `on_full` is called when somebody has to wait.
+    """
+
+    def __init__(self, portal: BlockingPortal, on_full: Callable[[], None]) -> None:
+        self.wanted: int | None = None
+        self._portal = portal
+        self._on_full = on_full
+        self._held: dict[int, int] = {}
+        self._total = 0
+        self._waiting: dict[int, tuple[int, int, trio.Event]] = {}
+        self._returned: deque[int] = deque()
+
+    async def take(self, position: int, size: int, *, limit: int) -> None:
+        """Have `size` bytes at `position`, what it has already included, when all together are within `limit`."""
+        self._waiting[position] = size, limit, (ready := trio.Event())  # before looking what was given back: see `poke`
+        self._settle()
+        try:
+            if not ready.is_set():
+                self._on_full()
+                await ready.wait()
+        finally:
+            self._waiting.pop(position, None)
+
+    def correct(self, position: int, size: int) -> None:
+        """On the loop: the body turned out to have `size` bytes."""
+        self._hold(position, size)
+        self._settle()
+
+    @property
+    def full(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self._waiting)
+
+    def give_back(self, position: int) -> None:
+        """From any thread; also again, and for a position that has nothing."""
+        self._returned.append(position)
+        self.poke()
+
+    def poke(self) -> None:
+        """From any thread: something has changed. The loop is not woken where nobody waits."""
+        if self._waiting:
+            self._portal.soon(self._settle)
+
+    def _settle(self) -> None:
+        while self._returned:
+            self._hold(self._returned.popleft(), 0)
+        while self._waiting:
+            wanted = self.wanted
+            position = wanted if wanted is not None and wanted in self._waiting else min(self._waiting)
+            size, limit, ready = self._waiting[position]
+            others = self._total - self._held.get(position, 0)
+            if position != wanted and others and others + size > limit:
+                return
+            del self._waiting[position]
+            self._hold(position, size)
+            ready.set()
+
+    def _hold(self, position: int, size: int) -> None:
+        self._total += size - self._held.pop(position, 0)
+        if size:
+            self._held[position] = size
+
+
 class _Prefetcher:
     """The loop's side. `done` holds outcomes by position; `wake` gets an item when the one waited for is there.
 
     To wake a thread, and to be woken, costs as much as a small object. So the consumer is woken for eight small bodies,
-    or for a mebibyte, or when nothing more is under way.
+    or for a mebibyte, or when nothing more is under way or can be before they take it.
     """
 
     def __init__(self, portal: BlockingPortal) -> None:
-        self.done: dict[int, bytes | Exception] = {}
+        self.done: dict[int, _Outcome] = {}
         self.wake: SimpleQueue[None] = SimpleQueue()
-        self.waiting: int | None = None
+        self.room = _Room(portal, self._wake_if_due)
         self._portal = portal
         self._queue: deque[tuple[int, Want]] = deque()
         self._workers = 0
@@ -117,13 +208,23 @@ class _Prefetcher:
         try:
             while self._queue:
                 position, want = self._queue.popleft()
-                self._finish(position, await self._fetch(want))
+                self._finish(position, await self._fetch(position, want))
         finally:
             self._workers -= 1
 
-    async def _fetch(self, want: Want) -> bytes | Exception:
+    async def _fetch(self, position: int, want: Want) -> _Outcome:
+        take = partial(self.room.take, position, limit=read_ahead_limit(want.store.config))
+        await take(want.cost)
+        begun = trio.current_time()
         try:
-            return await want.store.opened(self._portal).get(want.key, known=want.meta)
+            store = want.store.opened(self._portal)
+            if want.meta is not None:
+                return await store.get(want.key, known=want.meta)
+            body = await store.get(want.key, admit=take)
+            self.room.correct(position, len(body))
+            return body
+        except OUTAGES as error:
+            return Outage(error, trio.current_time() - begun)
         except Exception as error:
             return error
 
@@ -132,8 +233,9 @@ class _Prefetcher:
         self._dropped.add(position)  # before looking whether it is there: see `_finish`
         if self.done.pop(position, None) is not None:
             self._dropped.discard(position)
+            self.room.give_back(position)
 
-    def _finish(self, position: int, outcome: bytes | Exception) -> None:
+    def _finish(self, position: int, outcome: _Outcome) -> None:
         self._unfinished -= 1
         # Stored, then looked whether it was dropped; `drop` notes, then looks whether it is there. So whichever of the
         # two threads is later sees what the other did, and no body stays that nobody comes for.
@@ -141,22 +243,32 @@ class _Prefetcher:
         if position in self._dropped:
             self._dropped.discard(position)
             self.done.pop(position, None)
+        if position not in self.done or not isinstance(outcome, bytes):
+            self.room.give_back(position)
         self._ready += max(len(outcome), _WAKE_BYTES // _WAKE_OBJECTS) if isinstance(outcome, bytes) else _WAKE_BYTES
-        if self.waiting in self.done and (not self._unfinished or self._ready >= _WAKE_BYTES):
-            self._ready, self.waiting = 0, None  # before waking: who is woken says anew what is waited for
+        self._wake_if_due()
+
+    def _wake_if_due(self) -> None:
+        due = not self._unfinished or self._ready >= _WAKE_BYTES or self.room.full
+        if due and self.room.wanted in self.done:
+            self._ready, self.room.wanted = 0, None  # before waking: who is woken says anew what is waited for
             self.wake.put(None)
 
-    def take(self, position: int) -> bytes | Exception:
+    def take(self, position: int) -> _Outcome:
         """From the consumer's thread: the outcome of a submitted position, when it is there."""
         while True:
-            self.waiting = position  # before looking: what is stored just after the look must find it, to wake us
+            self.room.wanted = position  # before looking: what is stored just after the look must find it, to wake us
             outcome = self.done.pop(position, None)
             if outcome is not None:
-                self.waiting = None
+                self.room.wanted = None
+                self.room.give_back(position)
                 return outcome
             if self._closed:
+                hold_if_ending()
                 return CancelledError("reading ahead was closed while a body was waited for")
-            self.wake.get()
+            self.room.poke()
+            with suppress(Empty):
+                self.wake.get(timeout=LOOK_UP)
 
     def close(self) -> None:
         self._job.cancel()
@@ -176,8 +288,7 @@ class ReadAhead:
         self._lock = threading.RLock()
         self._prefetcher: _Prefetcher | None = None
         self._wants: dict[int, Want] = {}
-        self._costs: dict[int, int] = {}
-        self._held = 0
+        self._ahead: set[int] = set()
         self._pulled = 0
         self._yielded = 0
         self._asked = 0
@@ -227,7 +338,7 @@ class ReadAhead:
             if wanted is None:
                 raise KeyError(position)
             self._reads += 1
-            if position not in self._costs:
+            if position not in self._ahead:
                 if self._reads < 2 and not self._eager:
                     return wanted.read()
                 self._wants[position] = wanted
@@ -236,17 +347,29 @@ class ReadAhead:
             return self._take(position, wanted)
 
     def _take(self, position: int, want: Want) -> bytes:
-        if position not in self._costs or self._prefetcher is None:
+        if position not in self._ahead or self._prefetcher is None:
             return want.read()
         waits = position not in self._prefetcher.done
         self._adapt(waits=waits)
-        if waits or len(self._costs) <= self._window // 2:
+        if waits or len(self._ahead) <= self._window // 2:
             self._ask_from(position + 1)
+        begun = time.monotonic()
         outcome = self._prefetcher.take(position)
-        self._release(position)
+        self._ahead.discard(position)
         if isinstance(outcome, bytes):
             return outcome
-        raise outcome
+        if isinstance(outcome, Outage) and outcome.bears_another_try(time.monotonic() - begun):
+            return self._read_again(want, self._prefetcher)
+        raise as_shown(outcome.error if isinstance(outcome, Outage) else outcome)
+
+    def _read_again(self, want: Want, prefetcher: _Prefetcher) -> bytes:
+        """What failed while nobody waited for it; once this one is read, so may be the others that did."""
+        body = want.read()
+        failed = [position for position in self._ahead if isinstance(prefetcher.done.get(position), Outage)]
+        for position in failed:
+            del prefetcher.done[position]
+        prefetcher.submit([(position, self._wants[position]) for position in sorted(failed)])
+        return body
 
     def _adapt(self, *, waits: bool) -> None:
         """A consumer that waits wants more under way; one that never does, less."""
@@ -262,13 +385,10 @@ class ReadAhead:
         self._drop_passed(position)
         coming: list[tuple[int, Want]] = []
         self._asked = max(self._asked, position)
-        while len(self._costs) < self._window and (self._asked < self._pulled or self._pull()):
+        while len(self._ahead) < self._window and (self._asked < self._pulled or self._pull()):
             want = self._wants.get(self._asked)
             if want is not None:
-                if self._held + want.cost > read_ahead_limit(want.store.config):
-                    break
-                self._costs[self._asked] = want.cost
-                self._held += want.cost
+                self._ahead.add(self._asked)
                 coming.append((self._asked, want))
             self._asked += 1
         if coming:
@@ -276,13 +396,10 @@ class ReadAhead:
 
     def _drop_passed(self, position: int) -> None:
         """Forget bodies that the consumer has left behind by more than a window."""
-        for passed in [old for old in self._costs if old < position - 2 * MAX_OBJECTS]:
-            self._release(passed)
+        for passed in [old for old in self._ahead if old < position - 2 * MAX_OBJECTS]:
+            self._ahead.discard(passed)
             if self._prefetcher is not None:
                 self._prefetcher.drop(passed)
-
-    def _release(self, position: int) -> None:
-        self._held -= self._costs.pop(position)
 
     def _forget(self, position: int) -> None:
         if position >= 0:
@@ -299,8 +416,7 @@ class ReadAhead:
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = None
-            self._costs.clear()
-            self._held = 0
+            self._ahead.clear()
 
     def __repr__(self) -> str:
-        return f"<ReadAhead at {self._yielded}, {len(self._costs)} ahead, window {self._window}, {self._held} bytes>"
+        return f"<ReadAhead at {self._yielded}, {len(self._ahead)} ahead, window {self._window}>"

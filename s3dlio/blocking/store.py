@@ -4,16 +4,17 @@ A :class:`BlockingStore` is only a name, the bucket's :class:`Uri`, and a :class
 connections, lives on the portal's thread, is made there on first use, and is shared by all handles that are equal. So
 handles are cheap, hashable, picklable, and good in a forked child, which has its own portal and makes its own store.
 Handles that are made under other credentials in the environment are not equal: a notebook may correct a wrong key and
-go on.
+go on. The store that was opened with the wrong one is closed then; older handles take the new one, too.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..auth.environment import environment_mark
 from ..config import Config
@@ -29,11 +30,15 @@ from ..model import (
     ObjectMeta,
     PutOptions,
     PutResult,
+    flat,
 )
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore, PartWriter
 from ..urls import Uri, open_store
 from .portal import BlockingPortal, Job, portal
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
 
@@ -59,21 +64,21 @@ class BlockingStore:
 
     def opened(self, portal: BlockingPortal) -> ParallelStore:
         """The store itself, which lives on the thread of `portal`; only for code that runs there."""
-        store = portal.stores.get(self)
-        if store is None:
-            store = portal.stores[self] = open_store(self.bucket, self.config)
+        place = self.bucket, self.config
+        store = portal.stores.get(place)
+        if store is None or (portal.marks[place] != self.mark == environment_mark()):
+            if store is not None:
+                portal.retire(store)
+            store = portal.stores[place] = open_store(self.bucket, self.config)
+            portal.marks[place] = self.mark
         return store
 
-    def _begin(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> Job[T]:
-        here = portal()
-
-        async def work() -> T:
-            return await verb(self.opened(here))
-
-        return here.start_task_soon(work)
+    async def _do(self, here: BlockingPortal, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
+        return await verb(self.opened(here))
 
     def _call(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
-        return self._begin(verb).result()
+        here = portal()
+        return here.call(self._do, here, verb)
 
     def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
         """The whole object `key`. `known`, from a listing, saves finding out how large it is."""
@@ -105,7 +110,7 @@ class BlockingStore:
         `if_match` is the etag of the version to read. Errors: `IntegrityError` where the object ends before the view is
         full; `ObjectChangedError`.
         """
-        return self.begin_get_into(key, view, start=start, if_match=if_match).result()
+        return self._call(lambda store: store.get_into(key, view, start=start, if_match=if_match))
 
     def begin_get_into(
         self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None
@@ -115,7 +120,10 @@ class BlockingStore:
         The view is written to until the result of the job was taken, also of a cancelled one. Errors: from the job's
         result, what :meth:`get_into` raises.
         """
-        return self._begin(lambda store: store.get_into(key, view, start=start, if_match=if_match))
+        here = portal()
+        return here.start_task_soon(
+            self._do, here, lambda store: store.get_into(key, view, start=start, if_match=if_match)
+        )
 
     def head(self, key: str) -> ObjectMeta:
         """The metadata of the object `key`."""
@@ -125,13 +133,14 @@ class BlockingStore:
         """Whether the object `key` is there. Errors: those other than its absence."""
         return self._call(lambda store: store.exists(key))
 
-    def put(self, key: str, data: bytes | bytearray | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
-        """Write the object `key`, in parallel parts where `data`, which is contiguous, is large. It appears whole.
+    def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        """Write the object `key`, in parallel parts where `data`, any contiguous buffer, is large. It appears whole.
 
         `options` are its headers and what has to be there before. Errors: `PreconditionFailedError`,
-        `AlreadyExistsError`.
+        `AlreadyExistsError`; `TypeError` for what is no buffer.
         """
-        return self._call(lambda store: store.put(key, data, options))
+        view = flat(data)
+        return self._call(lambda store: store.put(key, view, options))
 
     def delete(self, key: str) -> None:
         """Remove the object `key`, if it is there."""
@@ -175,7 +184,8 @@ class BlockingStore:
 class BlockingWriter:
     """A streaming upload of the object `key` to `store`; `options` are as in :meth:`BlockingStore.put`.
 
-    One thread at a time; only in the process that made it. Errors of its making: `ConfigError`, `InvalidUriError`.
+    Only :meth:`close` publishes: a writer that is dropped without it is given up. One thread at a time; only in the
+    process that made it. Errors of its making: `ConfigError`, `InvalidUriError`.
     """
 
     def __init__(self, store: BlockingStore, key: str, options: PutOptions) -> None:
@@ -183,15 +193,16 @@ class BlockingWriter:
         self._key = key
         self._portal = portal()
         self._held = self._portal.enter(_opened_writer(self._portal, store, key, options))
+        weakref.finalize(self, self._held.drop)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`, a contiguous buffer, which may be reused when this returns.
+    def write(self, data: ReadableBuffer) -> None:
+        """Append `data`, any contiguous buffer, which may be reused when this returns.
 
         What fills no part is only copied, on this thread. Errors: `StoreError`, of this write or of an earlier one, and
-        in a forked child.
+        in a forked child; `TypeError` for what is no buffer.
         """
         self._check()
-        view = memoryview(data).cast("B")
+        view = flat(data)
         if not self._held.value.absorb(view):
             self._portal.call(self._held.value.write, view)
 

@@ -5,14 +5,18 @@ class acts: it sends, lets a download land, and gives every error the operation 
 that holds for all services is written here, once, and where requests go is known here alone: a request names a path
 below an endpoint, never a host.
 
+Invariant: no write returns unless its answer shows the result. A request names the statuses of its success, and what
+:meth:`HttpStore._ask` returns is what was read from the answer: an etag, an id, the new object's description. An answer
+without that, a proxy's page for example, is none, and the request is sent again where that is safe.
+
 Ownership: the store owns its service, and the service its connections. Cancellation: at any await, nothing is left.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -23,12 +27,15 @@ from ..config import Config
 from ..errors import (
     AlreadyExistsError,
     ErrorContext,
+    IntegrityError,
     InvalidKeyError,
     PreconditionFailedError,
     ProtocolError,
+    RangeError,
     StoreError,
+    shown,
 )
-from ..model import DEFAULT_GET, GetOptions, GetResult, ObjectMeta, PutOptions, PutResult, Sink
+from ..model import DEFAULT_GET, BoundedRange, GetOptions, GetResult, ListPage, ObjectMeta, PutOptions, PutResult, Sink
 from ..transport.connection import Answer
 from ..transport.dial import open_pool
 from ..transport.download import IF_MATCH, Download, Pin
@@ -36,16 +43,16 @@ from ..transport.endpoint import Endpoint
 from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
 from ..transport.retry import RetryPolicy
 from ..transport.service import ReadFault, Request, Service
-from .store import ObjectStore
+from .integrity import Digester
+from .store import BytesSink, ObjectStore
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
 """Names and values, not quoted."""
 
-HASH_IN_THREAD_FROM = 256 << 10
-"""Bytes from which hashing takes longer than a hop into a thread."""
-
+_READ_IN_THREAD_FROM = 1 << 20
 _IN_FLIGHT = 32
+_UNDO_TIME = 5.0
 
 
 class HeaderNames(NamedTuple):
@@ -73,9 +80,12 @@ class HeaderNames(NamedTuple):
             metadata={name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)},
         )
 
-    def written(self, headers: Mapping[str, str]) -> PutResult:
-        """The version that a write made, from the headers of its answer."""
-        return PutResult(etag_of(headers), headers.get(self.version))
+    def written(self, answer: Answer) -> PutResult:
+        """The version that a write made, from its headers. Errors: `ProtocolError` where they name none."""
+        etag = etag_of(answer.headers)
+        if etag is None:
+            raise ProtocolError("the answer to a write names no etag: nothing shows that it was done")
+        return PutResult(etag, answer.headers.get(self.version))
 
     def of_write(self, options: PutOptions) -> dict[str, str]:
         """The headers of a write. Errors: `InvalidKeyError` where metadata is not printable ASCII."""
@@ -112,7 +122,7 @@ def open_service(
 ) -> Service:
     """A service with an empty pool of connections; `headers` go with every request."""
     named = {"user-agent": config.user_agent, **(headers or {})}
-    policy = RetryPolicy(max_attempts=config.max_attempts)
+    policy = RetryPolicy(config.max_attempts, config.request_timeout)
     return Service(endpoint, open_pool(endpoint, config), signer, read_fault, policy, headers=named)
 
 
@@ -124,27 +134,29 @@ class HttpStore(ObjectStore):
     """What the service calls reading, in errors; and so on."""
     _head: ClassVar[str]
     _pin: ClassVar[Pin] = IF_MATCH
+    _digests: ClassVar[Mapping[str, Callable[[memoryview], str]]] = {}
+    """The headers in which the service says what it received, and how that is computed; the quickest first."""
 
     def __init__(self, bucket: str, config: Config, service: Service | None = None) -> None:
         self.bucket = bucket
         self.config = config
         self._service = service
         self._opening = trio.Lock()
+        self._digest = Digester()
 
     async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
         unless = options.if_none_match
         headers = {"if-none-match": quote_etag(unless)} if unless else {}
-        result, _ = await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
-        return result
+        return await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
 
-    async def _download(self, request: Request, sink: Sink, options: GetOptions) -> tuple[GetResult, Answer]:
-        """What a GET of `request.key` delivers into the view of `sink`, and its last answer."""
+    async def _download(self, request: Request, sink: Sink, options: GetOptions) -> GetResult:
+        """What a GET of `request.key` delivers into the view of `sink`."""
         key = request.key or ""
         download = Download(key, sink, partial(self._describe, key), options.byte_range, options.if_match, self._pin)
-        answer = await self._send(request, download)
+        await self._send(request._replace(success=(200, 206)), download)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
-        return download.result, answer
+        return download.result
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object of `size` bytes by the headers of its GET or HEAD."""
@@ -152,10 +164,20 @@ class HttpStore(ObjectStore):
 
     async def head(self, key: str) -> ObjectMeta:
         answer = await self._send(self._request(self._head, "HEAD", key))
-        size = parse_size(answer.headers.get("content-length"))
+        length = answer.headers.get("content-length")
+        if length is None:
+            return await self._measure(key, answer)
+        size = parse_size(length)
         if size is None:
-            raise ProtocolError("the answer to a HEAD has no length", self._context(self._head, key))
+            raise ProtocolError("the answer to a HEAD has no length that makes sense", self._context(self._head, key))
         return self._describe(key, answer.headers, size)
+
+    async def _measure(self, key: str, answer: Answer) -> ObjectMeta:
+        """An object whose HEAD, answered without a length, does not tell its size: a read of its first byte does."""
+        try:
+            return (await self.fetch(key, BytesSink(), GetOptions(BoundedRange(0, 1)))).meta
+        except RangeError:
+            return self._describe(key, answer.headers, 0)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         raise_first(await each(self.delete, keys))
@@ -189,7 +211,7 @@ class HttpStore(ObjectStore):
         query: Query = (),
         headers: Mapping[str, str] | None = None,
         body: Sequence[bytes | memoryview] = (),
-        fault_in_success: bool = False,
+        success: Container[int] = (200,),
     ) -> Request:
         """A request about an object, or about the bucket where there is no `key`."""
         return Request(
@@ -201,17 +223,48 @@ class HttpStore(ObjectStore):
             [memoryview(piece).cast("B") for piece in body if len(piece)],
             bucket=self.bucket,
             key=key,
-            fault_in_success=fault_in_success,
+            success=success,
         )
 
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
         service = await self._reach()
         return await service.send(request, download)
 
-    async def _write(self, request: Request, options: PutOptions) -> Answer:
+    async def _ask(self, request: Request, read: Callable[[Answer], T]) -> T:
+        """What `read` finds in the answer. Where it raises `ProtocolError` there was none."""
+        return read(await self._send(request._replace(proof=read)))
+
+    async def _write(self, request: Request, options: PutOptions, read: Callable[[Answer], T]) -> T:
         """A write that may be conditional; such a one is not repeated when its outcome is unknown."""
+        if options.if_match is not None and options.if_match.startswith("W/"):
+            message = f"a write cannot be held to the weak etag {options.if_match} (RFC 9110 section 13.1.1)"
+            raise PreconditionFailedError(message, self._context(request.operation, request.key))
         with creating(options):
-            return await self._send(request._replace(idempotent=not options.conditional))
+            return await self._ask(request._replace(idempotent=not options.conditional), read)
+
+    async def _page(self, request: Request, read: Callable[[bytes], ListPage], token: str | None) -> ListPage:
+        """The page of a listing that `token` asks for; a long one is read in a thread.
+
+        Errors: `ProtocolError`, also where it leads to itself.
+        """
+        body = (await self._send(request)).body
+        with self._reading(request.operation):
+            page = await trio.to_thread.run_sync(read, body) if len(body) >= _READ_IN_THREAD_FROM else read(body)
+            if token is not None and page.token == token:
+                raise ProtocolError(f"the listing would never end: its token {shown(token, 100)!r} leads to itself")
+        return page
+
+    async def _check_sent(self, request: Request, answer: Answer) -> None:
+        """Compare the checksum that the answer names, if it names one, with that of what was sent.
+
+        Errors: `IntegrityError`.
+        """
+        header = next((name for name in self._digests if name in answer.headers), None)
+        if header is None or len(request.body) != 1:
+            return
+        if await self._digest(self._digests[header], request.body[0]) != answer.headers[header]:
+            message = f"what the server received is not what was sent, by its {header}"
+            raise IntegrityError(message, self._context(request.operation, request.key))
 
     @contextmanager
     def _reading(self, operation: str, key: str | None = None) -> Iterator[None]:
@@ -222,6 +275,41 @@ class HttpStore(ObjectStore):
     def _context(self, operation: str, key: str | None = None) -> ErrorContext:
         endpoint = str(self._service.endpoint) if self._service is not None else None
         return ErrorContext(operation=operation, bucket=self.bucket, key=key, endpoint=endpoint)
+
+
+async def settled(work: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[None]]) -> T:
+    """Do `work`, which makes what only its answer names.
+
+    Cancelled, it has a few seconds for its end, and what it made is undone: else that would stay, and nobody know it.
+    """
+    made: list[T] = []
+    failure: StoreError | None = None
+    shield = trio.CancelScope(shield=True)
+
+    async def hurry_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            shield.deadline = trio.current_time() + _UNDO_TIME
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hurry_when_cancelled)
+            with shield:
+                try:
+                    made.append(await work())
+                except StoreError as error:
+                    failure = error
+            nursery.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint_if_cancelled()
+    except BaseException:
+        with trio.move_on_after(_UNDO_TIME, shield=True), suppress(StoreError):
+            for thing in made:
+                await undo(thing)
+        raise
+    if failure is not None:
+        raise failure
+    return made[0]
 
 
 @contextmanager

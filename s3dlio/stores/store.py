@@ -13,6 +13,7 @@ from typing import Self
 
 from ..alignment.buffers import fresh_bytes
 from ..errors import (
+    BucketNotFoundError,
     ErrorContext,
     IntegrityError,
     InvalidKeyError,
@@ -146,12 +147,19 @@ class ObjectStore(ABC):
         return meta
 
     async def exists(self, key: str) -> bool:
-        """Whether the object is there. Errors other than its absence raise."""
+        """Whether the object is there. Errors other than its absence raise, `BucketNotFoundError` among them."""
         try:
             await self.head(key)
+        except BucketNotFoundError:
+            raise
         except NotFoundError:
+            await self._check_bucket()
             return False
         return True
+
+    async def _check_bucket(self) -> None:
+        """For a store whose :meth:`head` cannot tell. Errors: `BucketNotFoundError`."""
+        return
 
     async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncIterator[ListPage]:
         """All pages of a listing, each asked for when it is wanted.

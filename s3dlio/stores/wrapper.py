@@ -1,9 +1,13 @@
-"""Stores around a store: everything passes through, and a subclass changes what it is about."""
+"""Stores around a store: everything passes through, and a subclass changes what it is about.
+
+What is written may be any contiguous buffer here; the store inside gets its plain bytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..model import (
     DEFAULT_GET,
@@ -19,8 +23,12 @@ from ..model import (
     PutResult,
     Sink,
     Upload,
+    flat,
 )
 from .store import ObjectStore
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class WrapperStore(ObjectStore):
@@ -42,8 +50,11 @@ class WrapperStore(ObjectStore):
     async def head(self, key: str) -> ObjectMeta:
         return await self.inner.head(self._inward(key))
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
-        return await self.inner.put(self._inward(key), data, options)
+    async def exists(self, key: str) -> bool:
+        return await self.inner.exists(self._inward(key))
+
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+        return await self.inner.put(self._inward(key), flat(data), options)
 
     async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
         return await self.inner.list_page(prefix, options)
@@ -61,8 +72,8 @@ class WrapperStore(ObjectStore):
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
         return await self.inner.create_upload(self._inward(key), options)
 
-    async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
-        return await self.inner.upload_part(upload, number, data)
+    async def upload_part(self, upload: Upload, number: int, data: ReadableBuffer) -> Part:
+        return await self.inner.upload_part(upload, number, flat(data))
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
         return await self.inner.complete_upload(upload, parts)

@@ -4,9 +4,13 @@ Theory of operation. The head of the answer is received into a small buffer of t
 whatever begins the body; a landing (see :class:`Landing`) then says where the body goes, the few bytes that came with
 the head are copied there, and the rest is received in place.
 
-An answer may come early: a server that refuses an upload says so and stops reading. So a long body is sent while a
-second task watches for the answer, and a send that breaks is not an error before the answer has been looked for.
-`Expect: 100-continue` (RFC 9110 section 10.1.1) avoids sending the body at all where the server plays along.
+An answer may come early: a server that refuses an upload says so and stops reading. So a body that has to wait is sent
+while a second task watches for the answer, and a send that breaks is not an error before the answer has been looked
+for. `Expect: 100-continue` (RFC 9110 section 10.1.1) avoids sending the body at all where the server plays along.
+A success that comes before the server has the whole body is none.
+
+Of an error's body only the beginning is read. Neither the head nor the request's body is in the `repr` of anything
+here: heads are signed, and tracebacks may be shown with the local variables.
 
 Cancellation: an exchange that does not return leaves the connection unusable, and `reusable` says so.
 """
@@ -14,6 +18,7 @@ Cancellation: an exchange that does not return leaves the connection unusable, a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -21,7 +26,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from ..errors import ProtocolError
-from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, parse_head
+from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, idle_timeout, parse_head
 from .stream import Stream
 
 _log = logging.getLogger("s3dlio.transport")
@@ -30,9 +35,13 @@ EXPECT_FROM = 1 << 20
 _EXPECT_WAIT = 1.0
 _WATCH_FROM = 256 << 10
 _FIRST_READ = 16 << 10
-_MAX_INFORMATIONAL = 16
+_MAX_INFORMATIONAL = 256
+_SCRATCH = 256 << 10
 MAX_BUFFERED = 64 << 20
-"""Most bytes of a body that has no landing: an error, a listing."""
+"""Most bytes of a success that has no landing: a listing."""
+
+MAX_ERROR = 1 << 20
+"""How many bytes of an error's body are read at most; no service sends as many."""
 
 
 class Landing(Protocol):
@@ -41,16 +50,22 @@ class Landing(Protocol):
     filled: int
     """How many bytes have landed since :meth:`place`."""
 
-    def place(self, head: Head, length: int) -> memoryview | None:
-        """The view for a body of `length` bytes; `None` for an answer that is not the object, which is buffered."""
+    skip: int
+    """How many bytes of the body come before those that land. Set by :meth:`place`."""
+
+    def place(self, head: Head, length: int) -> memoryview:
+        """The view for what is wanted of the object in a body of `length` bytes."""
 
 
 class Answer(NamedTuple):
-    """A complete answer. `body` is empty where it went to a landing."""
+    """A complete answer. `body` is empty where it went to a landing, and the beginning of it where that is an error."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    def __repr__(self) -> str:  # a server may repeat what it was sent
+        return f"<Answer {self.status}, {len(self.body)} bytes>"
 
 
 class Connection:
@@ -61,15 +76,24 @@ class Connection:
         self._buffer = bytearray(_FIRST_READ)
         self._start = 0
         self._end = 0
+        self._drained = False
         self.uses = 0
         self.answered = False
+        self.may_have_acted = False
         self.reusable = False
         self.ignores_expect = False
+        self.expires_at = math.inf
+        """Until when the server has said it keeps an idle connection, in seconds of Trio's clock."""
 
     @property
     def stale(self) -> bool:
-        """Whether the server has ended it while it was idle."""
-        return self._stream.stale
+        """Whether the server has ended it while it was idle, or said that it would by now."""
+        return trio.current_time() >= self.expires_at or self._stream.stale
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end. Errors: `OSError` where that has ended the connection."""
+        return self._stream.peer
 
     def close(self) -> None:
         """Close at once."""
@@ -78,7 +102,7 @@ class Connection:
     async def exchange(
         self,
         method: str,
-        head: bytes,
+        head: memoryview,
         body: Sequence[memoryview] = (),
         *,
         landing: Landing | None,
@@ -87,18 +111,20 @@ class Connection:
         """Send a request and receive its answer.
 
         With `expect` the head asks for a 100 before the body is sent. Errors: `OSError` (`TimeoutError` for a stall)
-        and `ProtocolError`; then `answered` says whether the server had begun to answer, and `landing.filled` how much
-        of the body is there.
+        and `ProtocolError`; then `answered` says whether the server had begun to answer, `may_have_acted` whether all
+        that a server needs to act has begun to be sent, and `landing.filled` how much of the body is there.
         """
         self.uses += 1
-        self.answered = self.reusable = self.ignores_expect = False
+        self.answered = self.reusable = self.ignores_expect = self._drained = False
+        self.may_have_acted = not expect
         early, broken = None, None
         try:
             if expect:
                 await self._stream.send_all(head)
-                early = await self._await_continue() or await self._send_body(body)
-            else:
-                early = await self._send(head, body)
+                early = await self._await_continue()
+            if early is None:
+                self.may_have_acted = True
+                early = await (self._send_body(body) if expect else self._send(head, body))
         except TimeoutError:
             raise  # an OSError, too, but whoever let us wait so long has not answered
         except OSError as error:
@@ -109,33 +135,31 @@ class Connection:
             if broken is not None:
                 raise broken from None
             raise
-        framing = body_framing(method, answer_head)
-        content = await self._receive_body(answer_head, framing, landing)
         sent = early is None and broken is None
+        if not sent and answer_head.status < 300:
+            raise broken or ProtocolError(f"the server answered {answer_head.status} before it had the request's body")
+        content = await self._receive_body(method, answer_head, landing)
         # whatever follows the answer nobody asked for: it would pass for the answer to the next request
-        self.reusable = sent and answer_head.keep_alive and framing.kind != "close" and self._start == self._end
+        self.reusable = sent and answer_head.keep_alive and self._drained and self._start == self._end
+        self.expires_at = trio.current_time() + idle_timeout(answer_head.headers)
         if _log.isEnabledFor(logging.DEBUG):
             received = len(content) if content or landing is None else landing.filled
             _log_exchange(method, head, body, answer_head.status, received)
         return Answer(answer_head.status, answer_head.headers, content)
 
-    async def _send(self, head: bytes, body: Sequence[memoryview]) -> Head | None:
+    async def _send(self, head: memoryview, body: Sequence[memoryview]) -> Head | None:
         """Send it all; the final head, when it came before the body's end."""
         if not body:
             await self._stream.send_all(head)
             await self._wait_for_answer()
             return None
         if sum(map(len, body)) < _FIRST_READ:  # a copy is cheaper than a system call
-            await self._stream.send_all(b"".join((head, *body)))
-            return None
-        await self._stream.send_all(head)
-        return await self._send_body(body)
+            return await self._send_body([memoryview(b"".join((head, *body)))])
+        return await self._send_body([head, *body])
 
     async def _send_body(self, body: Sequence[memoryview]) -> Head | None:
         """Send the body; the final head, when it came before the body's end."""
-        # under TLS a read may have to send and a send to read: two tasks would get into each other's way
-        if self._stream.tls or sum(map(len, body)) < _WATCH_FROM:
-            await self._stream.send_all(*body)
+        if sum(map(len, body)) < _WATCH_FROM and not (body := self._stream.send_now(body)):
             return None
         early: Head | None = None
         broken: OSError | None = None
@@ -165,15 +189,15 @@ class Connection:
     async def _await_continue(self) -> Head | None:
         """The final head, when it came instead of a 100 (or of silence for a second)."""
         with trio.move_on_after(_EXPECT_WAIT) as waiting:
-            head = await self._head()
+            head = await self._final_head(or_permission=True)
             return None if head.status == 100 else head
         self.ignores_expect = waiting.cancelled_caught
         return None
 
-    async def _final_head(self) -> Head:
+    async def _final_head(self, *, or_permission: bool = False) -> Head:
         for _ in range(_MAX_INFORMATIONAL):
             head = await self._head()
-            if head.status >= 200:
+            if head.status >= 200 or (or_permission and head.status == 100):
                 return head
         raise ProtocolError("the server sent nothing but informational answers")
 
@@ -211,18 +235,29 @@ class Connection:
             raise ProtocolError(f"the head of the answer is longer than {MAX_HEAD} bytes")
         self._buffer.extend(bytes(len(self._buffer)))
 
-    async def _receive_body(self, head: Head, framing: Framing, landing: Landing | None) -> bytes:
-        if framing.kind != "length":
-            return await self._receive_unsized(head, framing, landing)
-        view = landing.place(head, framing.length) if landing is not None else None
-        if landing is not None and view is not None:
-            await self._fill(view, landing)
-            return b""
-        if framing.length > MAX_BUFFERED:
-            raise ProtocolError(f"an answer of {framing.length} bytes where at most {MAX_BUFFERED} make sense")
-        content = bytearray(framing.length)
-        await self._fill(memoryview(content), _Count())
-        return bytes(content)
+    async def _receive_body(self, method: str, head: Head, landing: Landing | None) -> bytes:
+        """The body; empty where it is the object, which lands."""
+        framing = body_framing(method, head)
+        if landing is None or head.status not in (200, 206):
+            return bytes(await self._collect(method, head, framing))
+        if framing.kind == "close":
+            raise ProtocolError("the object comes without its length: its end could not be told from a cut")
+        if framing.kind == "length":
+            await self._land(landing.place(head, framing.length), landing, framing.length)
+        else:
+            content = await self._collect(method, head, framing)
+            view = landing.place(head, len(content))
+            view[:] = memoryview(content)[landing.skip :][: len(view)]
+            landing.filled = len(view)
+        return b""
+
+    async def _land(self, view: memoryview, landing: Landing, length: int) -> None:
+        """Receive what is wanted of `length` bytes: the rest of them is nobody's."""
+        scratch = memoryview(bytearray(min(landing.skip, _SCRATCH)))
+        for passed in range(0, landing.skip, _SCRATCH):
+            await self._fill(scratch[: landing.skip - passed], _Count())
+        await self._fill(view, landing)
+        self._drained = landing.skip + len(view) == length
 
     async def _fill(self, view: memoryview, landing: Landing | _Count) -> None:
         size, received = len(view), min(len(view), self._end - self._start)
@@ -241,35 +276,57 @@ class Connection:
         finally:
             stream.expect(1)  # or the next head, being shorter, would wake nobody
 
-    async def _receive_unsized(self, head: Head, framing: Framing, landing: Landing | None) -> bytes:
-        """A chunked body, or one that ends with the connection: collected, then placed."""
-        if landing is not None and framing.kind == "close" and head.status in (200, 206):
-            raise ProtocolError("the object comes without its length: its end could not be told from a cut")
-        content = await (self._chunks() if framing.kind == "chunked" else self._until_closed())
-        view = landing.place(head, len(content)) if landing is not None else None
-        if landing is None or view is None:
-            return bytes(content)
-        view[:] = content
-        landing.filled = len(content)
-        return b""
+    async def _collect(self, method: str, head: Head, framing: Framing) -> bytearray:
+        """A body that is not the object: all of a success, the beginning of an error."""
+        failed = head.status >= 300
+        most = MAX_ERROR if failed else MAX_BUFFERED
+        if framing.kind == "length":
+            return await self._sized(framing.length, most, failed=failed)
+        if framing.kind == "chunked":
+            content = await self._chunks(most)
+        else:
+            content = await self._until_closed(most, method, failed=failed)
+        if len(content) > most and not failed:
+            raise ProtocolError(f"an answer without a length is longer than {most} bytes")
+        return content[:most]
 
-    async def _chunks(self) -> bytearray:
+    async def _sized(self, length: int, most: int, *, failed: bool) -> bytearray:
+        if length > most and not failed:
+            raise ProtocolError(f"an answer of {length} bytes where at most {most} make sense")
+        content = bytearray(min(length, most))
+        await self._fill(memoryview(content), _Count())
+        self._drained = len(content) == length
+        return content
+
+    async def _chunks(self, most: int) -> bytearray:
+        """A chunked body; where it is longer than `most` bytes, more than these."""
         content, decoder = bytearray(), ChunkedDecoder()
-        while not decoder.done:
+        while not decoder.done and len(content) <= most:
             if self._start == self._end:
                 self._rewind()
                 await self._receive_more()
-            _append(content, decoder.feed(self._take_received()))
+            content += decoder.feed(self._take_received())
         self._start -= decoder.excess  # a byte that is left over: see `exchange`
+        self._drained = decoder.done
         return content
 
-    async def _until_closed(self) -> bytearray:
+    async def _until_closed(self, most: int, method: str, *, failed: bool) -> bytearray:
+        """A body that ends with the connection; where it is longer than `most` bytes, more than these.
+
+        How that ends matters to what could have been cut: not to an error, nor to the nothing that answers a write.
+        """
         content = bytearray()
-        while True:
-            _append(content, self._take_received())
+        while len(content) <= most:
+            content += self._take_received()
             self._rewind()
-            if not await self._receive_some():
-                return content
+            try:
+                if not await self._receive_some():
+                    break
+            except OSError:
+                if not failed and (content or method == "GET"):
+                    raise
+                break
+        return content
 
     def _take_received(self) -> bytes:
         piece = bytes(memoryview(self._buffer)[self._start : self._end])
@@ -283,13 +340,7 @@ class _Count:
     filled = 0
 
 
-def _append(content: bytearray, piece: bytes) -> None:
-    content += piece
-    if len(content) > MAX_BUFFERED:
-        raise ProtocolError(f"an answer without a length is longer than {MAX_BUFFERED} bytes")
-
-
-def _log_exchange(method: str, head: bytes, body: Sequence[memoryview], status: int, received: int) -> None:
+def _log_exchange(method: str, head: memoryview, body: Sequence[memoryview], status: int, received: int) -> None:
     """Log sizes in bytes and, of the head, only the path: a query or a header may hold a signature."""
-    path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
+    path = bytes(head).split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
     _log.debug("%s %s (%d bytes): %d (%d bytes)", method, path, sum(map(len, body)), status, received)

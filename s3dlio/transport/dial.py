@@ -1,8 +1,14 @@
-"""New connections to one endpoint, and the pool that keeps them."""
+"""New connections to one endpoint, and the pool that keeps them.
+
+The addresses of a name race for each connection (RFC 8305), so one that does not answer costs nothing. One that takes
+connections and then says nothing may win the race: it is avoided for a while, as long as the name has others.
+"""
 
 from __future__ import annotations
 
+import random
 import ssl
+from contextlib import suppress
 
 import trio
 
@@ -14,6 +20,9 @@ from .pool import ConnectionPool
 from .stall import StallWatch
 from .stream import connect, tls_context
 
+_AVOIDED = 600.0
+"""Seconds for which a silent address comes last."""
+
 
 class Dialer:
     """Opens connections to `endpoint`. The TLS context is made once, when it is first needed."""
@@ -23,18 +32,35 @@ class Dialer:
         self._config = config
         self._context: ssl.SSLContext | None = None
         self._watch = StallWatch(config.stall_timeout)
+        self._avoided: dict[str, float] = {}
+        """Addresses, and until when, in Trio's time."""
 
     async def __call__(self) -> Connection:
         """A new connection. Errors: `ConnectionFailedError`, with the reason as its cause; `ConfigError`."""
         try:
             with trio.fail_after(self._config.connect_timeout):
-                stream = await connect(self._endpoint, self._tls(), self._watch)
+                stream = await connect(self._endpoint, await self._address(), self._tls(), self._watch)
         except trio.TooSlowError:
             message = f"no connection within {self._config.connect_timeout:g} seconds"
             raise ConnectTimeoutError(message, self._where()) from None
         except OSError as error:
             raise ConnectionFailedError(f"cannot connect: {reason(error)}", self._where()) from error
         return Connection(stream)
+
+    def avoid(self, connection: Connection) -> None:
+        """Prefer other addresses of the name to that of `connection`, which has fallen silent."""
+        with suppress(OSError):  # the kernel has given it up as well, and forgotten whose it was
+            self._avoided[connection.peer] = trio.current_time() + _AVOIDED
+
+    async def _address(self) -> str:
+        """What to connect to: the name, or one of its addresses where others are avoided. Errors: `OSError`."""
+        name, now = self._endpoint.address, trio.current_time()
+        self._avoided = {address: until for address, until in self._avoided.items() if until > now}
+        if not self._avoided:
+            return name
+        found = await trio.socket.getaddrinfo(name, self._endpoint.port, type=trio.socket.SOCK_STREAM)
+        others = [str(where[0]) for *_, where in found if where[0] not in self._avoided]
+        return random.choice(others) if others else name
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._endpoint.tls and self._context is None:

@@ -2,7 +2,9 @@
 
 Pure but for the call of the caller's sink. The first answer says which version of the object this is and which bytes
 come; every later one must continue that version at exactly the byte where the last one broke off. Anything else is an
-error: `ObjectChangedError` for another version, `ProtocolError` for an answer that is not what was asked.
+error: `ObjectChangedError` for another version, `ProtocolError` for an answer that does not have what was asked. One
+that has more (a server that knows no ranges sends the whole object) is used: what comes before is skipped, and what
+comes after is left to the connection to drop, unless the sink wants it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError
+from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError, shown
 from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
-from .http1 import Head, parse_size, quote_etag
+from .http1 import Head, is_weak, parse_size, quote_etag
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]+)")
 
@@ -25,12 +27,17 @@ class Pin(NamedTuple):
     """How a service is held to one version of an object."""
 
     ask: Callable[[str], tuple[Mapping[str, str], str]]
-    """From an etag, the headers and the piece of the query that ask for its version alone."""
+    """From an etag, the headers and the piece of the query that ask for its version alone, if there is such a way."""
     refusal: int
     """The status by which the service says that it has no such version."""
 
 
-IF_MATCH = Pin(lambda etag: ({"if-match": quote_etag(etag)}, ""), 412)
+def _if_match(etag: str) -> tuple[Mapping[str, str], str]:
+    """No version matches a weak etag (RFC 9110 section 13.1.1): the answers themselves have to be compared."""
+    return {} if is_weak(etag) else {"if-match": quote_etag(etag)}, ""
+
+
+IF_MATCH = Pin(_if_match, 412)
 
 
 def range_header(byte_range: GetRange) -> str:
@@ -45,7 +52,10 @@ def range_header(byte_range: GetRange) -> str:
 
 
 class Download:
-    """The landing of a GET. `filled` counts the bytes of the current answer, `received` those of earlier ones."""
+    """The landing of a GET. `filled` counts the bytes of the current answer, `received` those of earlier ones.
+
+    `skip` is how many bytes of the current answer come before those that are wanted.
+    """
 
     def __init__(
         self,
@@ -57,7 +67,7 @@ class Download:
         pin: Pin = IF_MATCH,
     ) -> None:
         self.key = key
-        self.filled = 0
+        self.filled = self.skip = 0
         self.received = 0
         self.result: GetResult | None = None
         self._sink = sink
@@ -90,15 +100,18 @@ class Download:
         self.received += progress
         return progress > 0
 
-    def place(self, head: Head, length: int) -> memoryview | None:
-        """Where this answer's body goes. Errors: `ObjectChangedError`, `ProtocolError`, `RangeError`."""
-        if head.status not in (200, 206):
-            return None
+    def place(self, head: Head, length: int) -> memoryview:
+        """Where the body of a 200 or 206 goes. Errors: `ObjectChangedError`, `ProtocolError`, `RangeError`."""
         start, end, size = self._answered_range(head, length)
         meta = self._describe(head.headers, size)
+        wanted_start, wanted_end = self._begin(meta) if self.result is None else self._continue(meta, self.result)
+        if not start <= wanted_start <= wanted_end <= end:
+            raise self._wrong(f"asked for bytes {wanted_start} to {wanted_end}, the answer has {start} to {end}")
+        self.skip = wanted_start - start
         if self.result is None:
-            return self._begin(meta, start, end)
-        return self._continue(meta, start, end)
+            self._view = self._open_sink(GetResult(meta, wanted_start, wanted_end, end - wanted_end))
+            self.result = GetResult(meta, wanted_start, wanted_start + len(self._view))
+        return self._view[self.received :]
 
     def _answered_range(self, head: Head, length: int) -> tuple[int, int, int]:
         text = head.headers.get("content-range")
@@ -109,26 +122,30 @@ class Download:
         match = _CONTENT_RANGE.fullmatch(text.strip())
         size = parse_size(match[3]) if match else None
         if match is None or size is None:
-            raise self._wrong(f"the answer's range makes no sense: {text!r}")
+            raise self._wrong(f"the answer's range makes no sense: {shown(text, 100)!r}")
         start, end = int(match[1]), int(match[2]) + 1
         if start == end and start == size:
             raise RangeError(f"the range begins at or past the object's end, {size}", self._context())
         if not (start < end <= size and end - start == length):
-            raise self._wrong(f"the answer's range {text!r} does not fit its {length} bytes")
+            raise self._wrong(f"the answer's range {shown(text, 100)!r} does not fit its {length} bytes")
         return start, end, size
 
-    def _begin(self, meta: ObjectMeta, start: int, end: int) -> memoryview:
-        wanted_start, wanted_end = resolve(self._range, meta.size)
-        if self._range is not None and wanted_start >= meta.size:
+    def _begin(self, meta: ObjectMeta) -> tuple[int, int]:
+        """The bytes that are wanted of the first answer."""
+        start, end = resolve(self._range, meta.size)
+        if self._range is not None and start >= meta.size:
             raise RangeError(f"the range begins at or past the object's end, {meta.size}", self._context())
-        if (start, end) != (wanted_start, wanted_end):
-            raise self._wrong(f"asked for bytes {wanted_start} to {wanted_end}, the answer has {start} to {end}")
-        if self._if_match and meta.etag and quote_etag(meta.etag) != quote_etag(self._if_match):
+        pin = self._if_match and quote_etag(self._if_match)
+        told = meta.etag and quote_etag(meta.etag)
+        if pin and told != pin and (told or is_weak(pin)):
             raise self._changed(self._if_match, meta.etag)
-        coming = GetResult(meta, start, end)
-        self._view = self._open_sink(coming)
-        self.result = coming
-        return self._view
+        return start, end
+
+    def _continue(self, meta: ObjectMeta, known: GetResult) -> tuple[int, int]:
+        """The bytes that are wanted of a later answer."""
+        if validators(meta) != validators(known.meta):
+            raise self._changed(known.meta.etag, meta.etag)
+        return known.start + self.received, known.end
 
     def _open_sink(self, coming: GetResult) -> memoryview:
         """The sink's view. A failure of the sink's own must not pass for one of the connection."""
@@ -138,21 +155,16 @@ class Download:
             if isinstance(error, StoreError):
                 raise
             raise StoreError(f"there is no place for the body: {error}", self._context()) from error
-        if len(view) != coming.end - coming.start:
+        except MemoryError as error:
+            message = f"there is no memory for the object, which the server says has {coming.meta.size} bytes"
+            raise StoreError(message, self._context()) from error
+        if not 0 <= len(view) - (coming.end - coming.start) <= coming.excess:
             raise ValueError(f"the sink gave a view of {len(view)} bytes for {coming.end - coming.start}")
         return view
 
-    def _continue(self, meta: ObjectMeta, start: int, end: int) -> memoryview:
-        assert self.result is not None
-        known = self.result
-        if _version(meta) != _version(known.meta):
-            raise self._changed(known.meta.etag, meta.etag)
-        if (start, end) != (known.start + self.received, known.end):
-            raise self._wrong(f"the answer continues at byte {start}, not at {known.start + self.received}")
-        return self._view[self.received :]
-
     def _changed(self, old: str | None, new: str | None) -> ObjectChangedError:
-        message = f"the object was replaced while it was read: etag {old} became {new}"
+        became = f"etag {shown(old or 'None', 100)} became {shown(new or 'None', 100)}"
+        message = f"the object was replaced while it was read: {became}"
         return ObjectChangedError(message, self._context())
 
     def _wrong(self, message: str) -> ProtocolError:
@@ -162,6 +174,10 @@ class Download:
         return ErrorContext(operation="GET", key=self.key)
 
 
-def _version(meta: ObjectMeta) -> tuple[object, ...]:
-    """What two versions of an object differ in. The time counts only where there is no etag: replicas may disagree."""
-    return meta.size, meta.etag or meta.last_modified
+def validators(meta: ObjectMeta) -> tuple[object, ...]:
+    """What two versions of an object differ in.
+
+    The time counts only where no etag tells the bytes apart: replicas may disagree about it.
+    """
+    strong = meta.etag is not None and not is_weak(meta.etag)
+    return meta.size, meta.etag, None if strong else meta.last_modified

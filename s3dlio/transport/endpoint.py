@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
@@ -37,6 +38,16 @@ class Endpoint:
     def address(self) -> str:
         """The name to connect to. Names under `localhost` mean this host (RFC 6761 section 6.3)."""
         return "localhost" if self.host.endswith(".localhost") else self.host
+
+    @property
+    def confidential(self) -> bool:
+        """Whether nobody on the way can read what is sent there: it is encrypted, or does not leave this machine."""
+        if self.tls or self.address == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.prefix}"

@@ -7,6 +7,7 @@ but objects hardly are, do: see :class:`ChunkedDecoder`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,15 +17,35 @@ from urllib.parse import quote
 
 import httptools
 
-from ..errors import ErrorContext, InvalidKeyError, ProtocolError
+from ..errors import ErrorContext, InvalidKeyError, ProtocolError, shown
 
 MAX_HEAD = 64 << 10
 HEAD_END = b"\r\n\r\n"
 
-_FORBIDDEN = re.compile(r"[\x00\r\n]")
+_FORBIDDEN = re.compile(r"[\x00\r\n]|[^\x00-\xff]")
+_IDLE = re.compile(r"(?:^|[,;\s])timeout\s*=\s*([0-9]{1,9})\b", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _SIZES_END = 1 << 62  # the sum of two sizes, or one rounded up to pages, still fits in 64 bits
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class _Unshown:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class SecretText(_Unshown, str):
+    """Text that may hold a secret: its `repr`, and so a traceback with local variables, does not show it."""
+
+    __slots__ = ()
+
+
+class SecretHeaders(_Unshown, dict[str, str]):
+    """A request's headers, as :class:`SecretText`."""
+
+    __slots__ = ()
 
 
 class Head(NamedTuple):
@@ -67,13 +88,11 @@ class _HeadCollector:
 
 def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
     """The bytes of a request's head. Errors: `ProtocolError` where a value would end its line or has no such bytes."""
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    if _FORBIDDEN.search("".join(lines)):
-        raise ProtocolError("a request line or header holds CR, LF or NUL")
-    try:
-        return "\r\n".join(lines).encode("latin-1")
-    except UnicodeEncodeError:
-        raise ProtocolError("a request line or header holds a character that HTTP cannot carry") from None
+    # no local variable and no exception has the head's text: see `SecretText`
+    if _FORBIDDEN.search("".join((method, target, *headers, *headers.values()))):
+        raise ProtocolError("a request line or header holds CR, LF, NUL or a character that HTTP cannot carry")
+    lines = (f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", "")
+    return "\r\n".join(lines).encode("latin-1")
 
 
 def parse_head(data: bytes | bytearray | memoryview) -> Head:
@@ -88,9 +107,18 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head:
         raise ProtocolError("the server changed to a protocol that nobody asked for") from None
     if not collector.complete:
         raise ProtocolError("not an HTTP response: the head is incomplete")
+    status = parser.get_status_code()
+    if status < 100 or status == 101:  # RFC 9110 section 15.2.2: only who asks for another protocol gets one
+        raise ProtocolError(f"no request is answered with the status {status}")
     headers = collector.headers
     keep_alive = parser.get_http_version() == "1.1" and "close" not in headers.get("connection", "").lower()
-    return Head(parser.get_status_code(), headers, keep_alive)
+    return Head(status, headers, keep_alive)
+
+
+def idle_timeout(headers: Mapping[str, str]) -> float:
+    """For how many seconds a connection may stay idle and be used again: a little less than the server says."""
+    match = _IDLE.search(headers.get("keep-alive", ""))
+    return max(int(match[1]) - 1.0, int(match[1]) / 2) if match else math.inf
 
 
 class _ChunkCollector:
@@ -160,7 +188,8 @@ def body_framing(method: str, head: Head) -> Framing:
     # steps 3 and 4: a length beside a coding may be an attack, and no coding but this was asked for
     if coding is not None:
         if coding.strip().lower() != "chunked" or length is not None:
-            raise ProtocolError(f"unusable framing: transfer-encoding {coding!r}, content-length {length!r}")
+            told = f"transfer-encoding {shown(coding, 100)!r}, content-length {shown(length or '', 100)!r}"
+            raise ProtocolError(f"unusable framing: {told}")
         return Framing("chunked")
     # step 8; 7 is about requests
     if length is None:
@@ -168,7 +197,7 @@ def body_framing(method: str, head: Head) -> Framing:
     # steps 5 and 6: a value that is there twice may pass there, and does not here
     size = parse_size(length)
     if size is None:
-        raise ProtocolError(f"unusable framing: content-length {length!r}")
+        raise ProtocolError(f"unusable framing: content-length {shown(length, 100)!r}")
     return Framing("length", size)
 
 
@@ -192,6 +221,11 @@ def quote_query(pairs: Sequence[tuple[str, str]]) -> str:
 def quote_etag(etag: str) -> str:
     """An etag as `If-Match` wants it."""
     return etag if etag.startswith(('"', "W/")) or etag == "*" else f'"{etag}"'
+
+
+def is_weak(etag: str) -> bool:
+    """Whether an etag says of two versions only that one may stand for the other (RFC 9110 section 8.8.3)."""
+    return etag.startswith("W/")
 
 
 _MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -7,27 +7,45 @@ the task's alone; otherwise it is the pool's, which closes it. Cancellation: whi
 while connecting the slot is given back; afterwards the holder must call :meth:`release`, in a `finally`, with
 `reusable=False` unless the exchange ended cleanly.
 
-A server closes idle connections when it likes. One that is readable while idle is dead, and is dropped before reuse.
+A server closes idle connections when it likes. One that is readable while idle is dead, and is dropped before reuse;
+what lies between may forget them without a word, so none stays idle for long. While there are idle ones, a system task
+looks them over, and ends with the last.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
 from .connection import Connection
 
+IDLE_LIMIT = 30.0
+"""Seconds that a connection is kept idle: servers and middleboxes drop them after some twenty to some hundreds."""
+
+_LOOK_AFTER = 5.0
+
+
+class Dial(Protocol):
+    """Makes connections."""
+
+    async def __call__(self) -> Connection:
+        """A new connection."""
+
+    def avoid(self, connection: Connection) -> None:
+        """Prefer other addresses to that of `connection`."""
+
 
 class ConnectionPool:
     """At most `limit` connections, made by `connect`. Belongs to one Trio run."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], limit: int) -> None:
+    def __init__(self, connect: Dial, limit: int) -> None:
         self._connect = connect
         self._slots = trio.Semaphore(limit, max_value=limit)
-        self._idle: deque[Connection] = deque()
-        self._closed = self._retired = False
+        self._idle: deque[tuple[Connection, float]] = deque()
+        """And since when, in Trio's time, the longest first."""
+        self._closed = self._retired = self._looking = False
         self.limit = limit
         self.opened = 0
         self.stale = 0
@@ -52,17 +70,31 @@ class ConnectionPool:
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.stale:
+            connection, since = self._idle.pop()
+            if self._usable(connection, since):
                 return connection
-            self.stale += 1
-            connection.close()
         return None
+
+    def _usable(self, connection: Connection, since: float) -> bool:
+        """Whether an idle connection can be used again; otherwise it is closed."""
+        if trio.current_time() - since < IDLE_LIMIT and not connection.stale:
+            return True
+        self.stale += 1
+        connection.close()
+        return False
+
+    async def _look_after_idle(self) -> None:
+        try:
+            while self._idle:
+                await trio.sleep(_LOOK_AFTER)
+                self._idle = deque(idle for idle in self._idle if self._usable(*idle))
+        finally:
+            self._looking = False
 
     async def _open(self) -> Connection:
         # those longest idle, the likeliest to have ended; the caller's own slot is among the leased
         while self._idle and self.leased + len(self._idle) > self.limit:
-            self._idle.popleft().close()
+            self._idle.popleft()[0].close()
         connection = await self._connect()
         self.opened += 1
         return connection
@@ -70,10 +102,18 @@ class ConnectionPool:
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Give the connection back; it is closed unless `reusable`."""
         if reusable and not self._retired:
-            self._idle.append(connection)
+            self._idle.append((connection, trio.current_time()))
+            if not self._looking:
+                self._looking = True
+                trio.lowlevel.spawn_system_task(self._look_after_idle, name="s3dlio idle connections")
         else:
             connection.close()
         self._slots.release()
+
+    def distrust(self, connection: Connection) -> None:
+        """A peer has fallen silent. The idle connections may be as dead, and it may have another address."""
+        self._close_idle()
+        self._connect.avoid(connection)
 
     def close(self) -> None:
         """Close the idle connections, and each other one when it comes back; give out no more."""
@@ -83,8 +123,11 @@ class ConnectionPool:
     def retire(self) -> None:
         """Keep no connection from now on; requests that are under way may still finish."""
         self._retired = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()
 
     @property
     def leased(self) -> int:

@@ -1,7 +1,8 @@
 """Requests to one endpoint: signed, retried, resumed, and failed with an error that says everything.
 
 Theory of operation. :meth:`Service.send` is a loop of attempts. Each attempt signs the request anew, leases a
-connection, and ends in an answer or in a :class:`Failure`; :mod:`.retry` decides whether and when the next one follows.
+connection, and ends in an answer or in a :class:`Failure`; :mod:`.retry` decides whether the next one follows, and
+:mod:`.circuit` when.
 A GET carries a :class:`.download.Download`, which knows what has landed: the next attempt asks for the rest of the same
 version only, and an attempt that brought bytes starts the count anew, since the transfer moves.
 
@@ -15,9 +16,11 @@ held.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -30,20 +33,24 @@ from ..errors import (
     ErrorContext,
     ObjectChangedError,
     ProtocolError,
+    RequestTimeoutError,
     StallError,
     StoreError,
     error_class,
     shown,
 )
+from .circuit import CircuitBreaker
 from .connection import EXPECT_FROM, Answer
 from .download import Download
 from .endpoint import Endpoint
-from .http1 import request_head
+from .http1 import SecretHeaders, SecretText, request_head
 from .pool import ConnectionPool
-from .retry import Failure, RetryPolicy, RetryQuota, failure_of
+from .retry import Failure, RetryPolicy, failure_of
 
 _log = logging.getLogger("s3dlio.transport")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
+"""OpenSSL's reasons that no repetition does away with."""
 
 
 class Request(NamedTuple):
@@ -58,8 +65,13 @@ class Request(NamedTuple):
     bucket: str | None = None
     key: str | None = None
     idempotent: bool = True
-    fault_in_success: bool = False
-    """The service may answer 200 and report a failure in the body."""
+    success: Container[int] = (200,)
+    """The statuses by which the service says that this is done."""
+    proof: Callable[[Answer], object] | None = None
+    """Reads from such an answer what shows the result. Errors: `ProtocolError` where it does not."""
+
+    def __repr__(self) -> str:  # a query may be a secret: that of a resumable upload is
+        return f"<Request {self.operation} {self.method} {self.path}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,7 @@ class Fault:
 
 
 ReadFault = Callable[[int, Mapping[str, str], bytes], Fault | None]
-"""Reads an error answer in the service's own format; `None` for a 2xx whose body reports no failure."""
+"""Reads an error answer in the service's own format; `None` for one that reports no failure."""
 
 
 class _Failed(Exception):
@@ -114,9 +126,8 @@ class Service:
         self.pool = pool
         self.signer = signer
         self.policy = policy
-        self.quota = RetryQuota()
+        self.circuit = CircuitBreaker(policy, jitter)
         self._read_fault = read_fault
-        self._jitter = jitter
         self._use_expect = True
 
     async def send(self, request: Request, download: Download | None = None, *, retry: bool = True) -> Answer:
@@ -125,32 +136,35 @@ class Service:
         Without `retry` there is one attempt.
         """
         attempt = sent = 1
-        spent = 0
-        while True:
-            try:
-                answer = await self._attempt(request, download, sent)
-            except _Failed as failed:
-                if download is not None and download.broke_off():
-                    attempt = 1
-                delay = self._next_delay(request, failed, attempt) if retry else None
-                if delay is None:
-                    raise failed.error from failed.error.__cause__
-                spent += self.policy.price(failed.failure)
-                _log.debug("%s %s: %s, again in %.3f s", request.method, request.path, failed.failure.value, delay)
-                await trio.sleep(delay)
-                attempt, sent = attempt + 1, sent + 1
-            else:
-                self.quota.give_back(spent or 1)
-                return answer
+        with self._time_limit():
+            while True:
+                try:
+                    answer = await self._attempt(request, download, sent)
+                except _Failed as failed:
+                    if self._has_moved(failed, download):
+                        attempt = 1
+                    if not (retry and self.policy.may_retry(failed.failure, attempt, idempotent=request.idempotent)):
+                        raise failed.error from failed.error.__cause__
+                    attempt = await self.circuit.wait(failed.failure, attempt, failed.error, failed.server_asks)
+                    _log.debug("%s %s: %s, sent again", request.method, request.path, failed.failure.value)
+                    sent += 1
+                else:
+                    self.circuit.answered()
+                    return answer
+        message = f"not done within {self.policy.time_limit:g} seconds, the limit on all attempts together"
+        raise RequestTimeoutError(message, self._context(request, sent))
 
-    def _next_delay(self, request: Request, failed: _Failed, attempt: int) -> float | None:
-        failure = failed.failure
-        if not self.policy.may_retry(failure, attempt, idempotent=request.idempotent):
-            return None
-        if not self.quota.take(self.policy.price(failure)):
-            failed.error.add_note("not retried: the retry quota of this endpoint is used up")
-            return None
-        return self.policy.delay(failure, attempt, self._jitter(), failed.server_asks)
+    def _time_limit(self) -> AbstractContextManager[object]:
+        """A scope that ends with the policy's limit. One without a limit would cost as much as a lease does."""
+        limit = self.policy.time_limit
+        return nullcontext() if limit == math.inf else trio.move_on_after(limit)
+
+    def _has_moved(self, failed: _Failed, download: Download | None) -> bool:
+        """Whether the attempt brought a part of the body; any sign of life closes the circuit."""
+        moved = download is not None and download.broke_off()
+        if moved or (failed.failure is Failure.FINAL and failed.error.status is not None):
+            self.circuit.answered()
+        return moved
 
     async def _attempt(self, request: Request, download: Download | None, sent: int) -> Answer:
         mended = False
@@ -168,33 +182,49 @@ class Service:
             mended = True
 
     async def _exchange(self, request: Request, download: Download | None) -> Answer:
-        """One request on the wire, or two when a kept-alive connection was closed under the first."""
-        size = sum(map(len, request.body))
-        expect = size >= EXPECT_FROM and self._use_expect
-        asked, query = request.headers, request.query
-        if download is not None:
-            asked, query = download.narrow(asked, query)
-        headers = self._headers(request.method, asked, size, expect=expect)
-        path = self.endpoint.prefix + request.path
-        query = await self.signer.sign(request.method, path, query, headers)
-        target = f"{path}?{query}" if query else path
-        head = request_head(request.method, target, headers)
+        """The answer to a request that waits for permission to send its body, or does not where that is unknown."""
+        expect = sum(map(len, request.body)) >= EXPECT_FROM and self._use_expect
+        answer = await self._exchange_signed(request, download, expect=expect)
+        if answer.status == 417 and expect:  # RFC 9110 section 10.1.1
+            self._use_expect = False
+            answer = await self._exchange_signed(request, download, expect=False)
+        return answer
+
+    async def _exchange_signed(self, request: Request, download: Download | None, *, expect: bool) -> Answer:
+        """One request on the wire, or two when a kept-alive connection was closed under the first.
+
+        What may not be repeated takes a connection that cannot have been closed, unless it begins with a question.
+        """
+        head = await self._signed_head(request, download, expect=expect)
+        fresh = not (request.idempotent or expect)
         try:
-            return await self._on_connection(request, head, download, expect=expect)
+            return await self._on_connection(request, head, download, expect=expect, fresh=fresh)
         except _StaleConnectionError:
             return await self._on_connection(request, head, download, expect=expect, fresh=True)
 
-    def _headers(self, method: str, asked: Mapping[str, str], size: int, *, expect: bool) -> dict[str, str]:
+    async def _signed_head(self, request: Request, download: Download | None, *, expect: bool) -> memoryview:
+        """As a view, whose `repr` shows nothing of it: see :class:`.http1.SecretText`."""
+        asked, query = request.headers, request.query
+        if download is not None:
+            asked, query = download.narrow(asked, query)
+        headers = self._headers(request, asked, expect=expect)
+        path = self.endpoint.prefix + request.path
+        query = SecretText(await self.signer.sign(request.method, path, query, headers))
+        target = SecretText(f"{path}?{query}" if query else path)
+        return memoryview(request_head(request.method, target, headers))
+
+    def _headers(self, request: Request, asked: Mapping[str, str], *, expect: bool) -> SecretHeaders:
         """All that the request says but its signature."""
-        headers = {**self._defaults, **asked}
-        if size or method in ("PUT", "POST"):
+        headers = SecretHeaders({**self._defaults, **asked})
+        size = sum(map(len, request.body))
+        if size or request.method in ("PUT", "POST"):
             headers["content-length"] = str(size)
         if expect:
             headers["expect"] = "100-continue"
         return headers
 
     async def _on_connection(
-        self, request: Request, head: bytes, download: Download | None, *, expect: bool, fresh: bool = False
+        self, request: Request, head: memoryview, download: Download | None, *, expect: bool, fresh: bool
     ) -> Answer:
         connection = await self.pool.acquire(fresh=fresh)
         reusable, reused = False, connection.uses > 0
@@ -204,18 +234,24 @@ class Service:
             self._use_expect = self._use_expect and not connection.ignores_expect
             return answer
         except TimeoutError:
+            self.pool.distrust(connection)
             raise
         except OSError as error:
-            if reused and not connection.answered and request.idempotent:
+            harmless = request.idempotent or not connection.may_have_acted
+            if reused and not connection.answered and harmless:
                 raise _StaleConnectionError from error
             raise
         finally:
             self.pool.release(connection, reusable=reusable)
 
     def _fault_of(self, request: Request, answer: Answer) -> Fault | None:
-        if 200 <= answer.status < 300 and not request.fault_in_success:
-            return None
-        return self._read_fault(answer.status, answer.headers, answer.body)
+        """The failure that was answered. Errors: `ProtocolError` where neither that nor the result was."""
+        fault = self._read_fault(answer.status, answer.headers, answer.body)
+        if fault is None and answer.status not in request.success:
+            raise ProtocolError(f"the answer's status, {answer.status}, is none of this operation's success")
+        if fault is None and request.proof is not None:
+            request.proof(answer)
+        return fault
 
     def _context(
         self, request: Request, sent: int, status: int | None = None, fault: Fault | None = None
@@ -239,8 +275,12 @@ class Service:
         if isinstance(error, ProtocolError):
             return _Failed(Failure.BROKEN, ProtocolError(error.message, context))
         if isinstance(error, ConnectionFailedError):
-            kind = Failure.FINAL if isinstance(error.__cause__, ssl.SSLCertVerificationError) else Failure.NOT_SENT
-            return _Failed(kind, type(error)(error.message, context), cause=error.__cause__)
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+                message = f"the server does not speak TLS here, or no version of it that is allowed: {error.message}"
+                return _Failed(Failure.FINAL, type(error)(message, context), cause=cause)
+            kind = Failure.FINAL if isinstance(cause, ssl.SSLCertVerificationError) else Failure.NOT_SENT
+            return _Failed(kind, type(error)(error.message, context), cause=cause)
         if isinstance(error, TimeoutError):
             return _Failed(Failure.STALLED, StallError(str(error), context), cause=error)
         return _Failed(Failure.BROKEN, ConnectionFailedError(f"the connection broke: {error}", context), cause=error)
@@ -263,7 +303,7 @@ class Service:
         self.pool.close()
 
     def __repr__(self) -> str:
-        return f"<Service {self.endpoint} {self.pool!r} {self.quota!r}>"
+        return f"<Service {self.endpoint} {self.pool!r} {self.circuit!r}>"
 
 
 class _StaleConnectionError(Exception):

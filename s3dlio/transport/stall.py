@@ -6,6 +6,9 @@ there is nothing to look after. A stream that was silent for half the limit is a
 :meth:`.stream.Stream.accept_any`), since few bytes are progress too; after the whole limit it is given up, which
 ends its waits. So a peer is given up after one limit, or one and a half where it fell silent in the middle of a body.
 
+A process may be stopped, and its loop be held up: what arrived meanwhile is still to be looked at. So a watch that
+wakes late has not seen silence, but nothing, and begins to count anew.
+
 Invariant: a stream is noted while a task waits for it, with the time of its newest wait: two tasks may wait, one to
 send and one for an early answer, and the progress of either is progress. Ownership: one watch per pool, in one Trio
 run. Cancellation: a cancelled wait takes its note back.
@@ -16,6 +19,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import trio
+
+_LATE = 1.0
+"""Seconds by which a loop that is merely busy does not wake late."""
 
 
 class Waiting(Protocol):
@@ -57,8 +63,12 @@ class StallWatch:
     async def _look_on(self) -> None:
         try:
             while self._since:
-                await trio.sleep_until(min(map(self._due, self._since.values())))
-                self._look(trio.current_time())
+                due = min(map(self._due, self._since.values()))
+                await trio.sleep_until(due)
+                now = trio.current_time()
+                if now - due > _LATE:
+                    self._since = dict.fromkeys(self._since, now)
+                self._look(now)
         finally:
             self._looking = False
 

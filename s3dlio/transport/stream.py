@@ -5,7 +5,9 @@ Theory of operation. The socket is a plain non-blocking one (`SSLSocket` for TLS
 land in the caller's view as well. Python's own stream classes would hand out fresh `bytes` for every read, which costs
 more than the transfer.
 
-Invariant: a stream is used by one task at a time, except that one may wait for an answer while another sends.
+Invariant: a stream is used by one task at a time, except that one may wait for an answer while another sends. Under TLS
+that is safe because the two directions are independent of each other after the handshake: renegotiation, which alone
+could make a read wait for room to send, or a send for something to read, is refused.
 Ownership: the stream owns its socket; whoever holds the stream closes it. Cancellation: a cancelled wait leaves the
 socket as it was; bytes already received are in the view, and the caller, who no longer knows how many, must close the
 stream. Fairness: a peer that always has data never makes us wait, so every `_TURN` bytes the task yields by itself.
@@ -16,11 +18,13 @@ Wake-ups are what a busy interpreter makes expensive: each one waits for the GIL
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -30,6 +34,14 @@ from .stall import StallWatch
 
 _TURN = 2 << 20
 _LOW_WATER = 64 << 10
+
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A host that is gone is noticed within 25 seconds of silence, and what lies between is reminded of the connection."""
 
 
 class Stream:
@@ -47,6 +59,11 @@ class Stream:
     def tls(self) -> bool:
         """Whether it is encrypted."""
         return self._tls
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end."""
+        return str(self._sock.getpeername()[0])
 
     def accept_any(self) -> None:
         """Wake up for any byte, though :meth:`expect` asked for more."""
@@ -114,6 +131,16 @@ class Stream:
                 self._since_turn += count
                 return count
 
+    def send_now(self, parts: Sequence[memoryview]) -> list[memoryview]:
+        """Send what can be sent without waiting; returns the rest. Errors: `OSError`."""
+        rest = [part for part in parts if len(part)]
+        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while rest:
+                rest[0] = rest[0][self._sock.send(rest[0]) :]
+                if not len(rest[0]):
+                    del rest[0]
+        return rest
+
     async def send_all(self, *parts: bytes | memoryview) -> None:
         """Send all of `parts`, in order. Errors: `OSError`."""
         for part in parts:
@@ -156,12 +183,18 @@ class Stream:
 
 
 def tls_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
-    """TLS 1.2 or newer, certificates and names checked. Errors: `ConfigError` when the bundle cannot be read."""
+    """TLS 1.2 or newer; certificates are checked, and the names in their extension (RFC 9525, section 6.3).
+
+    Errors: `ConfigError` when the bundle cannot be read.
+    """
+    folder = ca_bundle if ca_bundle is not None and os.path.isdir(ca_bundle) else None
     try:
-        context = ssl.create_default_context(cafile=ca_bundle)
+        context = ssl.create_default_context(cafile=None if folder else ca_bundle, capath=folder)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the CA bundle {ca_bundle!r} cannot be used: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         warnings.warn("certificates are not checked: anyone in between can read and change the data", stacklevel=2)
@@ -170,12 +203,17 @@ def tls_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
-async def connect(endpoint: Endpoint, context: ssl.SSLContext | None, watch: StallWatch) -> Stream:
-    """Open a stream, IPv4 and IPv6 addresses racing (RFC 8305). Errors: `OSError`, `ssl.SSLError` included."""
-    opened = await trio.open_tcp_stream(endpoint.address, endpoint.port)
+async def connect(endpoint: Endpoint, address: str, context: ssl.SSLContext | None, watch: StallWatch) -> Stream:
+    """Open a stream to an `address`, or the addresses of a name, IPv4 and IPv6 racing (RFC 8305).
+
+    Errors: `OSError`, `ssl.SSLError` included.
+    """
+    opened = await trio.open_tcp_stream(address, endpoint.port)
     sock = socket.socket(fileno=opened.socket.detach())
     try:
         sock.setblocking(False)
+        for level, option, value in _KEEP_ALIVE:
+            sock.setsockopt(level, option, value)
         secure = sock if context is None else await _handshake(sock, context, endpoint.host)
         return Stream(secure, watch)
     except BaseException:

@@ -33,15 +33,21 @@ def write_files(tmp_path: Path) -> WriteFiles:
 
 
 class Issuer:
-    """Numbered credentials as containers, instances and STS hand them out; `lifetime` in seconds, `status` to fail."""
+    """Numbered credentials as containers, instances and STS hand them out; `lifetime` in seconds, `status` to fail.
+
+    `refusals` are statuses to answer first, whatever is asked for.
+    """
 
     def __init__(self) -> None:
         self.issued = 0
         self.lifetime = 3600.0
         self.status = 200
         self.body: str | None = None
+        self.refusals: list[int] = []
 
     def answer(self, method: str, path: str) -> tuple[int, str]:
+        if self.refusals:
+            return self.refusals.pop(0), "busy"
         if path == "/latest/api/token":
             return 200, "metadata-token"
         if path == "/latest/meta-data/iam/security-credentials/":

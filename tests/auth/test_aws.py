@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import trio
 
 from s3dlio.auth.aws import (
     ProfileSettings,
     aws_credentials,
     aws_profile,
 )
-from s3dlio.auth.refreshing import ADVISORY, RefreshingCredentials
+from s3dlio.auth.refreshing import ADVISORY, SharedCredentials
 from s3dlio.auth.sigv4 import Credentials, CredentialsProvider
 from s3dlio.config import Config
 from s3dlio.errors import ConfigError, NoCredentialsError, PermissionDeniedError, ProfileNotFoundError
+from s3dlio.stores.s3.store import S3Store
 
 from .conftest import Issuer, WriteFiles
-from .fakes import FakeService
+from .fakes import FakeService, hence
 
 FILE = """
 [default]
@@ -70,10 +74,29 @@ async def test_the_environment_is_read_at_construction(monkeypatch: pytest.Monke
     assert await found() == Credentials("AKID2", "s")
 
 
+async def test_keys_in_the_environment_that_expire_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    export(monkeypatch, AWS_ACCESS_KEY_ID="AKID1", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
+    export(monkeypatch, AWS_CREDENTIAL_EXPIRATION=hence(1800))
+    provider = aws_credentials(Config())
+    first = await provider.get()
+    assert first == Credentials("AKID1", "s", "t")
+    assert first.expires_at == pytest.approx(time.time() + 1800, abs=60)
+    export(monkeypatch, AWS_ACCESS_KEY_ID="AKID2", AWS_CREDENTIAL_EXPIRATION=hence(3600))
+    assert await refreshed(provider) == Credentials("AKID2", "s", "t")
+
+
 def test_keys_that_no_header_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     export(monkeypatch, AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="a\r\nb")
     with pytest.raises(ConfigError, match="control character"):
         aws_credentials(Config())
+
+
+@pytest.mark.parametrize("variable", ["AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE", "S3DLIO_ANONYMOUS"])
+async def test_a_variable_asks_for_anonymous_access(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    export(monkeypatch, AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="s", **{variable: "false"})
+    assert await found() == Credentials("AKID", "s")
+    export(monkeypatch, **{variable: "true"})
+    assert await aws_credentials(Config()).get() is None
 
 
 async def test_anonymous_means_nobody_even_where_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,12 +177,53 @@ async def test_nothing_found_says_where_it_looked_and_what_to_do() -> None:
     assert isinstance(caught.value, PermissionError)
 
 
-async def test_a_metadata_service_without_a_role_is_asked_once(instance: FakeService, issuer: Issuer) -> None:
+async def test_a_metadata_service_without_a_role_is_asked_a_few_times(instance: FakeService, issuer: Issuer) -> None:
     issuer.status = 404
     with pytest.raises(NoCredentialsError, match=r"metadata \(no answer\)"):
         await found()
-    assert len(instance.requests) == 3
+    assert len(instance.requests) == 6
     assert len(set(instance.requests)) == 3
+
+
+@pytest.mark.parametrize("status", [503, 500, 429])
+async def test_a_metadata_service_that_is_busy_is_asked_again(
+    instance: FakeService, issuer: Issuer, status: int
+) -> None:
+    issuer.refusals = [status, status]
+    assert (await found()).access_key == "AKID1"
+
+
+@pytest.mark.parametrize("source", ["instance", "container"])
+async def test_all_stores_of_a_run_share_one_answer(
+    request: pytest.FixtureRequest, source: str, issuer: Issuer
+) -> None:
+    request.getfixturevalue(source)
+    stores = [S3Store(f"bucket-{number}", Config()) for number in range(3)]
+    for store in stores:
+        await store._open()
+        assert store._credentials is not None
+        assert (await store._credentials.get()) == Credentials("AKID1", "secret-1", "token-1")
+    assert issuer.issued == 1
+
+
+def test_each_run_asks_for_itself(container: FakeService) -> None:
+    provider = aws_credentials(Config())
+    assert trio.run(provider.get) == Credentials("AKID1", "secret-1", "token-1")
+    assert trio.run(aws_credentials(Config()).get) == Credentials("AKID2", "secret-2", "token-2")
+
+
+async def test_what_is_shared_is_what_would_be_found(
+    write_files: WriteFiles, container: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = aws_credentials(Config())
+    assert (await first.get()) == Credentials("AKID1", "secret-1", "token-1")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{container.url}/other")
+    assert await found() == Credentials("AKID2", "secret-2", "token-2")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{container.url}/task")
+    assert await found() == await first.get()
+    write_files("", FILE)
+    assert await found() == Credentials("AKIDDEFAULT", "default-secret")
+    assert await found(Config(profile="other")) == Credentials("AKIDOTHER", "other-secret", "other-token")
 
 
 async def test_container_credentials_and_their_refresh(container: FakeService, issuer: Issuer) -> None:
@@ -175,8 +239,8 @@ async def test_container_credentials_and_their_refresh(container: FakeService, i
 async def test_container_credentials_are_replaced_before_they_expire(container: FakeService, issuer: Issuer) -> None:
     moment = time.time()
     provider = aws_credentials(Config())
-    assert isinstance(provider, RefreshingCredentials)
-    provider._clock = lambda: moment
+    assert isinstance(provider, SharedCredentials)
+    provider._find()._clock = lambda: moment
     assert (await provider.get()).access_key == "AKID1"
     moment += 3600
     assert (await provider.get()).access_key == "AKID2"
@@ -241,6 +305,36 @@ async def test_a_process_that_prints_credentials(write_files: WriteFiles) -> Non
     assert await found() == Credentials("AKIDP", "s")
 
 
+async def test_a_process_that_hangs(write_files: WriteFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It waits for the other end of a pipe, which is opened when the test has seen that nobody waits for it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write_files(f"[default]\ncredential_process = cat {pipe}\n", "")
+    monkeypatch.setattr("s3dlio.auth.refreshing.LOAD_LIMIT", 0.2)
+    with pytest.raises(PermissionDeniedError, match=r"within 0.2 seconds: the credential_process of the profile"):
+        await found()
+    pipe.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            "[profile a]\nrole_arn = arn:x\nsource_profile = b\n[profile b]\nrole_arn = arn:y\nsource_profile = a\n",
+            "Infinite",
+        ),
+        ("[profile a]\nrole_arn = arn:x\nsource_profile = absent\n", "absent"),
+        ("[profile a]\nrole_arn = arn:x\n", "source_profile"),
+        ("\ufeff[profile a]\nregion = x\n", "cannot be parsed"),
+    ],
+    ids=["a loop", "no source", "neither", "a byte order mark"],
+)
+async def test_profiles_that_lead_nowhere(write_files: WriteFiles, config: str, words: str) -> None:
+    write_files(config, "")
+    with pytest.raises((PermissionDeniedError, ConfigError), match=words):
+        await found(Config(profile="a"))
+
+
 async def test_expired_credentials_hint_at_the_reason(container: FakeService, issuer: Issuer) -> None:
     issuer.lifetime = -60
     with pytest.raises(PermissionDeniedError, match="still expired"):
@@ -265,8 +359,27 @@ s3 =
 
 [profile odd]
 s3 = text
-services = absent
+services = text
 endpoint_url = https://odd.example
+
+[services text]
+s3 = text
+
+[profile lost]
+services = absent
+endpoint_url = https://lost.example
+
+[profile strict]
+use_fips_endpoint = true
+use_dualstack_endpoint = false
+endpoint_url = https://strict.example
+ignore_configured_endpoint_urls = true
+s3 =
+    use_dualstack_endpoint = true
+    use_accelerate_endpoint = False
+
+[profile typo]
+use_fips_endpoint = ture
 """
 
 
@@ -276,8 +389,31 @@ def test_settings_of_a_profile(write_files: WriteFiles, monkeypatch: pytest.Monk
     lab = ProfileSettings("eu-central-1", "https://s3.lab.example", "/etc/lab.pem", "path")
     assert aws_profile(Config(profile="lab")) == lab
     assert aws_profile(Config(profile="odd")) == ProfileSettings(endpoint_url="https://odd.example")
+    assert aws_profile(Config(profile="strict")) == ProfileSettings(
+        use_fips_endpoint=True,
+        use_dualstack_endpoint=True,
+        use_accelerate_endpoint=False,
+        ignore_configured_endpoint_urls=True,
+    )
     export(monkeypatch, AWS_PROFILE="lab")
     assert aws_profile(Config()) == lab
+    export(monkeypatch, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS="true")
+    assert aws_profile(Config()).endpoint_url is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"), [("lost", "services section 'absent'"), ("typo", "use_fips_endpoint.*'ture'")]
+)
+def test_settings_that_cannot_be_meant(write_files: WriteFiles, profile: str, words: str) -> None:
+    write_files(SETTINGS, "")
+    with pytest.raises(ConfigError, match=words):
+        aws_profile(Config(profile=profile))
+
+
+def test_the_credentials_file_has_settings_too(write_files: WriteFiles, tmp_path: Path) -> None:
+    write_files("", "[default]\nregion = eu-west-2\n")
+    (tmp_path / "config").unlink()
+    assert aws_profile(Config()) == ProfileSettings(region="eu-west-2")
 
 
 def test_settings_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

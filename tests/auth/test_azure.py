@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import pickle
 import sys
+import time
 from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
+from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob._shared.base_client import parse_connection_str
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ from s3dlio.auth.refreshing import ADVISORY, MANDATORY, RefreshingCredentials
 from s3dlio.auth.sharedkey import SharedKey, SharedKeySigner
 from s3dlio.auth.signer import Signer
 from s3dlio.config import Config
-from s3dlio.errors import ConfigError, NoCredentialsError, PermissionDeniedError
+from s3dlio.errors import ConfigError, ConnectionFailedError, NoCredentialsError, PermissionDeniedError
 from s3dlio.stores.azure.store import AzureStore
 
 from .fakes import Clock
@@ -306,6 +308,33 @@ async def test_no_token(issuer: Issuer) -> None:
     assert CANARY not in str(caught.value)
 
 
+async def test_nothing_to_ask_entra_with_says_where_it_looked(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer.failure = ClientAuthenticationError(f"the answer was {CANARY}")
+    with pytest.raises(
+        NoCredentialsError, match=r"AZURE_CLIENT_SECRET.*managed identity, az login.*anonymous"
+    ) as caught:
+        await signed(bearer(issuer))
+    assert CANARY not in full_story(caught.value)
+    assert "AZURE_STORAGE_ACCOUNT_KEY" in str(caught.value)
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "wrong")
+    with pytest.raises(PermissionDeniedError, match="no token for what AZURE_CLIENT_SECRET") as refused:
+        await signed(bearer(issuer))
+    assert not isinstance(refused.value, NoCredentialsError)
+    assert CANARY not in str(refused.value)
+
+
+async def test_stores_share_a_token_while_the_environment_says_the_same(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.clock.now, account = time.time(), AzureAccount("acct")
+    for number, secret in enumerate(["one", "two"], 1):
+        monkeypatch.setenv("AZURE_CLIENT_SECRET", secret)
+        for _ in range(3):
+            signer = azure_signer(account, tls=True, anonymous=False)
+            assert isinstance(signer, BearerSigner)
+            assert await token_number(signer) == number
+
+
 @pytest.mark.parametrize("token", ["a\r\nb", "\ud800"])
 async def test_a_token_that_no_header_can_hold(issuer: Issuer, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setattr(issuer, "get_token", lambda _scope: AccessToken(token, 0))
@@ -326,6 +355,47 @@ async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_token_is_sent_in_the_clear() -> None:
     with pytest.raises(ConfigError, match="https only"):
         AzureStore("acct/con", Config(azure_endpoint="http://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"AZURE_STORAGE_SAS_TOKEN": SAS, "AZURE_BLOB_ENDPOINT_URL": "http://blobs.example"},
+        {"AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=http://blobs.example;SharedAccessSignature={SAS}"},
+        {"AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName=a;SharedAccessSignature={SAS}"},
+    ],
+)
+def test_no_sas_is_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING") as caught:
+        AzureStore("con", Config())
+    assert CANARY[:-2] not in str(caught.value)
+    AzureStore("con", Config(anonymous=True))
+
+
+@pytest.mark.parametrize(
+    ("account", "host"),
+    [
+        *[("acct", host) for host in ("localhost", "127.0.0.1:10000", "[::1]", "acct.localhost")],
+        ("devstoreaccount1", "azurite:10000"),
+    ],
+)
+def test_a_sas_of_this_machine_or_of_the_emulator_is(monkeypatch: pytest.MonkeyPatch, account: str, host: str) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", SAS)
+    AzureStore("con", Config(azure_account=account, azure_endpoint=f"http://{host}"))
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", CANARY)
+    AzureStore("con", Config(azure_account="acct", azure_endpoint="http://blobs.example"))
+
+
+@pytest.mark.parametrize(("named", "told"), [(None, True), ("train", False)])
+async def test_a_forgotten_account_is_told_with_the_first_error(named: str | None, told: bool) -> None:
+    config = Config(azure_account=named, azure_endpoint="http://127.0.0.1:1", anonymous=True, max_attempts=1)
+    async with AzureStore("train/data", config) as store:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await store.get("key")
+    assert ("AZURE_STORAGE_ACCOUNT_NAME is not set" in str(caught.value)) is told
+    assert caught.value.attempts == 1
 
 
 def test_a_key_needs_the_name_of_its_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,7 +311,7 @@ async def test_nothing_found(store: GCSStore) -> None:
     [
         (404, b"", "Google", NoCredentialsError),
         (200, b"{}", "a captive portal", NoCredentialsError),
-        (503, b"", "Google", PermissionDeniedError),
+        (403, b"", "Google", PermissionDeniedError),
         (200, b"canary", "Google", PermissionDeniedError),
         (200, b'{"access_token": "canary"}', "Google", PermissionDeniedError),
     ],
@@ -324,6 +324,30 @@ def test_a_metadata_server_without_tokens(
         load_token()
     assert type(caught.value) is kind
     assert_no_secret(story(caught.value))
+
+
+@pytest.mark.parametrize("status", [503, 500, 429])
+def test_a_metadata_server_that_is_busy(
+    metadata_server: TokenService, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    metadata_server.status = status
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        metadata_server.status = 200 if len(pauses) == 2 else status
+
+    monkeypatch.setattr("s3dlio.auth.google.time.sleep", pause)
+    assert load_token().headers == {"authorization": "Bearer canary-token-1"}
+    monkeypatch.setattr("s3dlio.auth.google.time.sleep", lambda _: None)
+    metadata_server.status = status
+    with pytest.raises(PermissionDeniedError, match=f"answered {status}"):
+        load_token()
+
+
+async def test_all_stores_of_a_run_share_one_token(metadata_server: TokenService) -> None:
+    for _ in range(3):
+        assert (await google_credentials().get()).headers == {"authorization": "Bearer canary-token-1"}
 
 
 def test_a_metadata_server_that_is_late(metadata_server: TokenService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -14,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from s3dlio.auth.refreshing import ADVISORY, LEAST_USE, MANDATORY, RETRY_AFTER, RefreshingCredentials, refresh_times
+from s3dlio.auth.refreshing import (
+    ADVISORY,
+    LEAST_USE,
+    MANDATORY,
+    RETRY_AFTER,
+    RefreshingCredentials,
+    SharedCredentials,
+    refresh_times,
+)
 from s3dlio.errors import NoCredentialsError, PermissionDeniedError
 
 from .fakes import Clock
@@ -349,3 +358,28 @@ async def _idle(tickets: RefreshingCredentials[Ticket]) -> None:
     """Until no load is under way."""
     while tickets._flight is not None:
         await tickets._flight.landed.wait()
+
+
+async def test_what_is_shared_is_kept_but_not_for_ever(clock: Clock) -> None:
+    source = Source(clock, lifetime=None)
+    for _ in range(2):
+        for name in range(3):
+            await SharedCredentials(source, partial(int, name)).get()
+    assert source.loads == 3
+    for name in range(100):
+        await SharedCredentials(source, partial(int, name)).get()
+    assert source.loads == 100
+    await SharedCredentials(source, lambda: 0).get()
+    assert source.loads == 101
+
+
+async def test_a_load_that_hangs_is_given_up_and_the_next_one_may_succeed(
+    tickets: RefreshingCredentials[Ticket], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3dlio.auth.refreshing.LOAD_LIMIT", 0.05)
+    source.gate.clear()
+    with pytest.raises(PermissionDeniedError, match=r"no credentials within 0.05 seconds: the credential_process"):
+        await tickets.get()
+    source.gate.set()
+    monkeypatch.setattr("s3dlio.auth.refreshing.LOAD_LIMIT", 60.0)
+    assert await number(tickets) == 2

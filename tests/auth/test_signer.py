@@ -97,6 +97,24 @@ async def test_refused_credentials_are_renewed(
     assert headers == by_hand(NEW, clock.now), "nothing of the old token is left"
 
 
+async def test_a_refusal_of_a_head_does_not_name_its_reason(provider: Renewable, clock: Clock) -> None:
+    """An expired token is answered with 400 and no body: the token may be the reason, where there is one."""
+    signer = SigV4Signer(provider, "us-east-1", clock)
+    await signed(signer)
+    assert await signer.recover(None, 400, {})
+    assert provider.rejected == [OLD]
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_a_request_that_is_wrong_for_another_reason_costs_no_credentials(
+    provider: Renewable, clock: Clock, status: int
+) -> None:
+    signer = SigV4Signer(provider, "us-east-1", clock)
+    await signed(signer)
+    assert not await signer.recover(None, status, {"x-amz-bucket-region": "eu-west-3"})
+    assert provider.rejected == []
+
+
 async def test_late_refusals_of_the_old_ones_do_not_cost_the_new_ones(
     signer: SigV4Signer, provider: Renewable, clock: Clock
 ) -> None:

@@ -27,13 +27,22 @@ from s3dlio.blocking.gather import Extent, Gather, ObjectRanges, Range, plan_ext
 from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config, KiB, MiB
-from s3dlio.errors import IntegrityError, NotFoundError, ObjectChangedError, RangeError, ServerError
+from s3dlio.errors import (
+    ConnectionFailedError,
+    IntegrityError,
+    NotFoundError,
+    ObjectChangedError,
+    PermissionDeniedError,
+    RangeError,
+    ServerError,
+    StoreError,
+)
 from s3dlio.model import BoundedRange
 from s3dlio.urls import Uri, parse_uri
 
 from ..places import Place
 from ..servers.seaweedfs import SeaweedFS
-from ..watched import WatchedStore, watched_store
+from ..watched import WatchedStore, at_once, watched_store
 
 # Plans
 
@@ -413,6 +422,57 @@ def test_the_first_failure_of_an_extent_is_its_error_and_ends_its_requests() -> 
     ):
         gathered.view(0, 0)
     assert store.watched.active == 0
+
+
+def _out_ahead(error: StoreError) -> tuple[WatchedStore, Gather]:
+    """The first of ten extents is there, the others failed ahead."""
+
+    async def fail(number: int) -> None:
+        if number > 1:
+            raise error
+
+    store = watched_store(Config(part_size=64 * KiB), key=bytes(range(200)))
+    store.watched.during = fail
+    made = Gather([ObjectRanges(store, "key", [(start, start + 5) for start in range(0, 200, 20)])], max_gap=0)
+    assert bytes(made.view(0, 0)) == bytes(range(5))
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert len(store.watched.reads) == 10
+    store.watched.during = at_once
+    return store, made
+
+
+def test_what_failed_ahead_because_the_server_was_out_is_tried_again_when_it_is_asked_for() -> None:
+    store, made = _out_ahead(ConnectionFailedError("out"))
+    with made:
+        for position in range(1, 10):
+            start = position * 20
+            assert bytes(made.view(0, position)) == bytes(range(start, start + 5))
+            assert bytes(made.view(0, position)) == bytes(range(start, start + 5))
+    assert len(store.watched.reads) == 19
+
+
+def test_an_outage_that_goes_on_is_the_error_and_can_be_over_the_next_time() -> None:
+    store, made = _out_ahead(ConnectionFailedError("out"))
+
+    async def fail(number: int) -> None:
+        raise ConnectionFailedError("still out")
+
+    with made:
+        store.watched.during = fail
+        for _ in range(2):
+            with pytest.raises(ConnectionFailedError, match="still out"):
+                made.view(0, 1)
+        store.watched.during = at_once
+        assert bytes(made.view(0, 1)) == bytes(range(20, 25))
+
+
+def test_what_will_fail_again_is_not_tried_again() -> None:
+    store, made = _out_ahead(PermissionDeniedError("no"))
+    with made:
+        for position in range(1, 10):
+            with pytest.raises(PermissionDeniedError):
+                made.view(0, position)
+    assert len(store.watched.reads) == 10
 
 
 def test_a_range_that_no_memory_can_hold_is_told_so_and_the_others_are_read() -> None:

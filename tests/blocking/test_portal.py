@@ -216,3 +216,111 @@ def test_a_process_that_used_the_portal_exits_quietly(ending: str) -> None:
         f"import trio\nfrom s3dlio.blocking.portal import portal\nportal().call(trio.sleep, 0)\n{ending}"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+_UNSEEN_INTERRUPT = """
+import signal, sys, threading, trio, trio.testing
+from s3dlio.blocking.gather import Gather, ObjectRanges
+from s3dlio.blocking.portal import portal
+from s3dlio.blocking.readahead import ReadAhead, Want
+from tests.watched import watched_store
+from s3dlio.config import Config
+
+waiting = threading.Event()
+
+async def wait_for_ever(_=None):
+    waiting.set()
+    await trio.sleep_forever()
+
+class Entered:
+    async def __aenter__(self):
+        await wait_for_ever()
+    async def __aexit__(self, *_):
+        pass
+
+def interrupt():
+    waiting.wait()
+    portal().call(trio.testing.wait_all_tasks_blocked, 0.1)  # by now the main thread waits, too
+    # taken note of here: the main thread's own wait is not disturbed, as by a signal in the instant before it
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+store = watched_store(Config(), first=b"first", second=b"second", third=b"third")
+store.watched.during = wait_for_ever
+ahead = ReadAhead((Want(store, key) for key in ("first", "second")), eager=True)
+list(ahead)
+waits = {
+    "call": lambda: portal().call(wait_for_ever),
+    "context": lambda: portal().enter(Entered()),
+    "read ahead": lambda: ahead.body(0),
+    "gather": lambda: Gather([ObjectRanges(store, "third", [(0, 5)])], max_gap=0).view(0, 0),
+}
+threading.Thread(target=interrupt).start()
+try:
+    waits[sys.argv[1]]()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("wait", ["call", "context", "read ahead", "gather"])
+def test_an_interrupt_that_the_wait_does_not_see_ends_it_all_the_same(wait: str) -> None:
+    command = [sys.executable, "-c", _UNSEEN_INTERRUPT, wait]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_a_call_that_comes_while_the_portal_is_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(MemoryStore):
+        async def aclose(self) -> None:
+            await trio.to_thread.run_sync(call)
+
+    def call() -> None:
+        with pytest.raises(RuntimeError, match="closed"):
+            made.call(_add, 1, 2)
+        refused.append(True)
+
+    made, refused, failures = BlockingPortal(), list[bool](), list[BaseException | None]()
+    monkeypatch.setattr(threading, "excepthook", lambda failure: failures.append(failure.exc_value))
+    made.stores["it"] = ParallelStore(Kept(), part_size=1, parts_in_flight=1)
+    made.close()
+    assert (refused, failures) == ([True], [])
+
+
+_DAEMONS = """
+import threading, time
+from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.portal import portal
+from s3dlio.config import Config
+from tests.watched import watched_store
+import trio
+
+store = watched_store(Config(part_size=10), small=b"small", large=bytes(100))
+barrier = threading.Barrier(7)
+
+def read(key):
+    barrier.wait()
+    while True:
+        store.get(key)
+
+def read_ahead():
+    barrier.wait()
+    while True:
+        ahead = ReadAhead(Want(store, "large") for _ in range(100))
+        for position, _ in ahead:
+            ahead.body(position)
+
+def hang():
+    barrier.wait()
+    portal().call(trio.sleep_forever)
+
+for target, arguments in [(read, ("small",))] * 2 + [(read, ("large",))] * 2 + [(read_ahead, ()), (hang, ())]:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
+barrier.wait()
+store.get("small")
+"""
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_threads_that_read_while_the_interpreter_ends_are_silent(attempt: int) -> None:
+    done = _run_script(_DAEMONS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

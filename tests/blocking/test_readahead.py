@@ -16,16 +16,16 @@ import trio
 import trio.testing
 
 from s3dlio.blocking.portal import BlockingPortal, portal
-from s3dlio.blocking.readahead import MAX_OBJECTS, ReadAhead, Want, _Prefetcher
+from s3dlio.blocking.readahead import MAX_OBJECTS, Outage, ReadAhead, Want, _Prefetcher, _Room
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
-from s3dlio.errors import NotFoundError
+from s3dlio.errors import ConnectionFailedError, NotFoundError, PermissionDeniedError, StoreError
 from s3dlio.model import ObjectMeta
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.transfer import ParallelStore
+from s3dlio.transfer import Admit, ParallelStore
 from s3dlio.urls import Uri
 
-from ..watched import watched_store
+from ..watched import WatchedStore, at_once, watched_store
 
 
 class _Counting(MemoryStore):
@@ -67,7 +67,14 @@ class _Store(BlockingStore):
 
 
 class _Through(ParallelStore):
-    async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        *,
+        known: ObjectMeta | None = None,
+        if_match: str | None = None,
+        admit: Admit | None = None,
+    ) -> bytes:
         return await self.inner.get(key, known=known, if_match=if_match)
 
 
@@ -193,8 +200,8 @@ def test_skipped_bodies_do_not_fill_the_window_for_good(store: _Store) -> None:
 
 @pytest.mark.parametrize("moment", ["before it arrives", "stored", "looked for"])
 def test_a_body_that_is_dropped_as_it_arrives_is_not_kept(store: _Store, moment: str) -> None:
-    class Done(dict[int, bytes | Exception]):
-        def __setitem__(self, position: int, outcome: bytes | Exception) -> None:
+    class Done(dict[int, bytes | Exception | Outage]):
+        def __setitem__(self, position: int, outcome: bytes | Exception | Outage) -> None:
             super().__setitem__(position, outcome)
             if moment == "stored":
                 prefetcher.drop(position)
@@ -225,7 +232,11 @@ def test_a_consumer_is_woken_though_the_last_body_under_way_was_dropped() -> Non
     async def hold(number: int) -> None:
         await held[store.watched.reads[number - 1][0]].wait()
 
-    asleep, held, taken = threading.Event(), {"slow": trio.Event(), "fast": trio.Event()}, list[bytes | Exception]()
+    asleep, held, taken = (
+        threading.Event(),
+        {"slow": trio.Event(), "fast": trio.Event()},
+        list[bytes | Exception | Outage](),
+    )
     store = watched_store(Config(), slow=b"slow", fast=b"fast")
     store.watched.during = hold
     prefetcher = _Prefetcher(portal())
@@ -323,3 +334,150 @@ def test_an_exhausted_reading_ahead_is_freed_at_once(store: _Store) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+# Memory
+
+
+def _many(count: int, size: int, config: Config) -> WatchedStore:
+    return watched_store(config, **{f"{number:02}": bytes([number]) * size for number in range(count)})
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("size", [5, 10, 11, 90, 100, 700])
+def test_bodies_of_unknown_size_stay_within_the_limit(size: int, eager: bool) -> None:
+    """Parts of 10 bytes, and 200 for what is ahead: never more is asked for, but for the body that is waited for."""
+    store = _many(24, size, Config(part_size=10, memory_limit=400))
+    ahead = ReadAhead((Want(store, f"{number:02}") for number in range(24)), eager=eager)
+    positions = [position for position, _ in ahead]
+    for taken, position in enumerate(positions, 1):
+        assert ahead.body(position) == bytes([position]) * size
+        portal().call(trio.testing.wait_all_tasks_blocked)
+        parts = Counter(key for key, _ in store.watched.reads)
+        asked = sum(min(count * 10, size) for count in parts.values())
+        assert asked - taken * size <= max(200, size)
+    assert [count for _, count in sorted(parts.items())] == [-(-size // 10)] * 24
+
+
+def test_a_body_that_is_waited_for_has_its_turn_before_all_others() -> None:
+    """The room is taken by bodies that nobody asks for."""
+    store = _many(24, 100, Config(part_size=10, memory_limit=400))
+    ahead = ReadAhead((Want(store, f"{number:02}") for number in range(24)), eager=True)
+    for position in reversed([position for position, _ in ahead]):
+        assert ahead.body(position) == bytes([position]) * 100
+
+
+def test_the_room_goes_to_the_lowest_position_and_past_the_limit_to_the_one_that_is_waited_for() -> None:
+    async def take(position: int, size: int) -> None:
+        await room.take(position, size, limit=100)
+        order.append(position)
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            for position, size in ((0, 500), (3, 60), (2, 60), (1, 60), (4, 60)):
+                nursery.start_soon(take, position, size)
+                await trio.testing.wait_all_tasks_blocked()
+            assert (order, full) == ([0], [True] * 4)  # what is larger than all comes alone
+            room.give_back(0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == [0, 1]
+            room.wanted = 4
+            room.poke()
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == [0, 1, 4]
+            for position in (4, 4, 1):
+                room.give_back(position)
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == [0, 1, 4, 2]
+            room.correct(2, 40)
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == [0, 1, 4, 2, 3]
+
+    order, full = list[int](), list[bool]()
+    room = _Room(portal(), lambda: full.append(True))
+    portal().call(scenario)
+    assert not room.full
+
+
+def test_who_no_longer_waits_for_room_gets_none() -> None:
+    async def scenario() -> None:
+        await room.take(0, 100, limit=100)
+        with trio.move_on_after(0):
+            await room.take(1, 100, limit=100)
+        assert not room.full
+        room.give_back(0)
+        await room.take(2, 100, limit=100)
+
+    room = _Room(portal(), lambda: None)
+    portal().call(scenario)
+
+
+# Outages
+
+
+def _failing(error: StoreError) -> tuple[WatchedStore, ReadAhead]:
+    """The first of 32 bodies is there, the others failed ahead."""
+
+    async def fail(number: int) -> None:
+        if number > 1:
+            raise error
+
+    store = _many(32, 5, Config())
+    store.watched.during = fail
+    ahead = ReadAhead((Want(store, f"{number:02}") for number in range(32)), eager=True)
+    assert [position for position, _ in ahead] == list(range(32))
+    assert ahead.body(0) == bytes(5)
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert len(store.watched.reads) == 32
+    store.watched.during = at_once
+    return store, ahead
+
+
+def test_what_failed_ahead_because_the_server_was_out_is_tried_again_when_it_is_asked_for() -> None:
+    store, ahead = _failing(ConnectionFailedError("out"))
+    assert [ahead.body(position) for position in range(1, 32)] == [bytes([number]) * 5 for number in range(1, 32)]
+    assert sorted(Counter(key for key, _ in store.watched.reads).values()) == [1] + [2] * 31
+
+
+def test_once_one_was_tried_again_the_others_come_ahead_too() -> None:
+    store, ahead = _failing(ConnectionFailedError("out"))
+    ahead.body(5)
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert len(store.watched.reads) == 63
+    assert ahead.body(31) == bytes([31]) * 5
+    assert len(store.watched.reads) == 63
+
+
+def test_an_outage_that_goes_on_is_the_error_of_each_that_is_asked_for() -> None:
+    store, ahead = _failing(ConnectionFailedError("out"))
+
+    async def fail(number: int) -> None:
+        raise ConnectionFailedError("still out")
+
+    store.watched.during = fail
+    for position in (1, 2):
+        with pytest.raises(ConnectionFailedError, match="still out"):
+            ahead.body(position)
+    assert len(store.watched.reads) == 34
+    store.watched.during = at_once
+    assert ahead.body(3) == bytes([3]) * 5
+
+
+def test_what_will_fail_again_is_not_tried_again() -> None:
+    store, ahead = _failing(PermissionDeniedError("no"))
+    for position in range(1, 32):
+        with pytest.raises(PermissionDeniedError):
+            ahead.body(position)
+    assert len(store.watched.reads) == 32
+
+
+def test_who_has_waited_for_most_of_the_attempts_has_been_patient_enough() -> None:
+    outage = Outage(ConnectionFailedError("out"), 4.0)
+    assert outage.bears_another_try(1.9)
+    assert not outage.bears_another_try(2.0)
+    store, ahead = _failing(ConnectionFailedError("out"))
+    assert ahead._prefetcher is not None
+    ahead._prefetcher.done[1] = Outage(ConnectionFailedError("waited for all the time"), 0.0)
+    with pytest.raises(ConnectionFailedError, match="all the time"):
+        ahead.body(1)
+    assert len(store.watched.reads) == 32

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import pickle
 from collections import Counter
 from uuid import uuid4
 
 import pytest
+import trio.testing
 
 import s3dlio
 from s3dlio import blocking, urls
+from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.urls import Uri
@@ -77,3 +81,39 @@ def test_a_wrong_key_can_be_corrected(s3_environment: SeaweedFS, bucket: str, mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_environment.secret_key)
     s3dlio.put(f"s3://{bucket}/key", b"data")
     assert s3dlio.get(f"s3://{bucket}/key") == b"data"
+
+
+def _sockets() -> int:
+    gc.collect()
+    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
+
+
+def test_rotated_credentials_leave_one_store_and_its_connections(
+    s3_environment: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3dlio.put(f"s3://{bucket}/key", b"data")
+    first = BlockingStore(Uri("s3", bucket, ""), Config())
+    stores, sockets = len(portal().stores), _sockets()
+    for number in range(50):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"/rotated/{number}")  # any of them counts
+        assert s3dlio.get(f"s3://{bucket}/key") == b"data"
+    newest = portal().stores[first.bucket, first.config]
+    assert first.get("key") == b"data"
+    assert portal().stores[first.bucket, first.config] is newest
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert len(portal().stores) == stores
+    assert _sockets() <= sockets + 1
+
+
+def test_what_is_under_way_when_credentials_are_rotated_goes_on(
+    s3_environment: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = BlockingStore(Uri("s3", bucket, ""), Config())
+    writer = old.open_writer("key")
+    writer.write(bytes(9 << 20))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/rotated")
+    s3dlio.put(f"s3://{bucket}/other", b"data")
+    writer.write(bytes(9 << 20))
+    writer.close()
+    assert len(s3dlio.get(f"s3://{bucket}/key")) == 18 << 20

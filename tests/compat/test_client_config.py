@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 import s3torchconnector as original
@@ -11,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3MapDataset
+from s3dlio.compat.s3torchconnector._s3client import S3Client
 from s3dlio.compat.s3torchconnector._s3client.s3client_config import parts_in_flight, store_config
-from s3dlio.config import GiB, MiB
+from s3dlio.config import Config, GiB, MiB
+
+from .differential.kit import refusing
 
 
 def test_the_configuration_is_a_value() -> None:
@@ -24,7 +31,11 @@ def test_the_configuration_is_a_value() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.part_size = 1  # type: ignore[misc]
     mine, theirs = dataclasses.fields(S3ClientConfig), dataclasses.fields(original.S3ClientConfig)
-    assert [(field.name, field.default) for field in mine] == [(field.name, field.default) for field in theirs]
+    unreleased = [("requester_pays", False)]
+    assert [(field.name, field.default) for field in mine] == [
+        *((field.name, field.default) for field in theirs),
+        *unreleased,
+    ]
 
 
 def test_what_the_configuration_means() -> None:
@@ -61,7 +72,7 @@ def test_the_environment_overrides_the_attempts(configured: int, monkeypatch: py
     [
         (S3ClientConfig(part_size=5 * MiB - 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
         (S3ClientConfig(part_size=(5 << 30) + 1), S3Exception, "part size must be at between 5MiB and 5GiB"),
-        (S3ClientConfig(part_size=8.0 * MiB), TypeError, "part_size must be an integer"),  # type: ignore[arg-type]
+        (S3ClientConfig(part_size=8.0 * MiB), TypeError, "'float' object cannot be interpreted"),  # type: ignore[arg-type]
         (S3ClientConfig(max_attempts=0), S3Exception, "invalid configuration: max_attempts must be"),
     ],
 )
@@ -77,6 +88,74 @@ def test_the_configuration_is_checked_on_first_use(config: S3ClientConfig, kind:
 def test_a_part_size_at_its_limits_is_fine() -> None:
     for size in (5 * MiB, 5 << 30):
         assert store_config("s3", "r", None, S3ClientConfig(part_size=size)).part_size == size
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something to sign with."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_requester_says_in_every_request_that_it_pays(asked: bool) -> None:
+    with refusing(404, "NoSuchKey") as server:
+        settings = S3ClientConfig(requester_pays=asked, max_attempts=1)
+        client = S3Client("us-east-1", endpoint=server.endpoint, s3client_config=settings)
+        for step in (
+            client.get_object("bucket", "key").read,
+            client.put_object("bucket", "key").close,
+            lambda: client.head_object("bucket", "key"),
+            lambda: client.delete_object("bucket", "key"),
+            lambda: client.copy_object("bucket", "key", "bucket", "other"),
+            lambda: next(client.list_objects("bucket")),
+        ):
+            with suppress(S3Exception):
+                step()
+    assert len(server.requests) >= 6
+    for _, _, headers in server.requests:
+        assert headers.get("x-amz-request-payer") == ("requester" if asked else None)
+        assert ("x-amz-request-payer" in headers["authorization"]) == asked
+
+
+def test_nobody_can_be_charged_for_an_unsigned_request() -> None:
+    with pytest.raises(ValueError, match="requester_pays"):
+        S3ClientConfig(requester_pays=True, unsigned=True)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("attempts", [1, 2, 4])
+def test_requests_are_sent_as_often_as_was_set(attempts: int) -> None:
+    with refusing(500, "InternalError") as server:
+        settings = S3ClientConfig(max_attempts=attempts)
+        client = S3Client("us-east-1", endpoint=server.endpoint, s3client_config=settings)
+        with pytest.raises(S3Exception):
+            client.head_object("bucket", "key")
+    assert len(server.requests) == attempts
+
+
+# What the fields do not say
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
+SOURCES = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", GUIDE.partition("| where it comes from |")[2], re.MULTILINE))
+_ANOTHER = {str: "true", bool: "", int: "7", float: "7", type(None): "true"}
+_CHOICES = {"addressing": "path", "durable": "none"}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_every_setting_can_be_reached_as_the_guide_says(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an argument, a field of `S3ClientConfig`, or the environment."""
+    name = field.name
+    *_, variable = re.findall(r"`([A-Z0-9_]+)`", SOURCES[name]) or [None]
+    if variable is None:
+        assert SOURCES[name] == "set by the library" or SOURCES[name].strip("`") in S3ClientConfig.__dataclass_fields__
+        return
+    default = getattr(store_config("s3", None, None, S3ClientConfig()), name)
+    wanted = str(not default) if isinstance(default, bool) else _CHOICES.get(name) or _ANOTHER[type(default)]
+    monkeypatch.setenv(variable, wanted)
+    assert getattr(store_config("s3", None, None, S3ClientConfig()), name) not in (default, None)
 
 
 # How many parts
@@ -117,5 +196,5 @@ def test_the_configuration_has_them() -> None:
 def test_a_throughput_is_a_number_from_zero(target: float) -> None:
     with pytest.raises(S3Exception, match="throughput_target_gbps must be zero or more"):
         store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps=target))
-    with pytest.raises(TypeError, match="throughput_target_gbps must be a number"):
+    with pytest.raises(TypeError, match="'throughput_target_gbps': must be real number"):
         store_config("s3", "r", None, S3ClientConfig(throughput_target_gbps="10"))  # type: ignore[arg-type]

@@ -315,11 +315,20 @@ def test_positions_are_integers_from_zero(make: Make) -> None:
     assert reader.seek(10**12) == 10**12
 
 
-@pytest.mark.parametrize("target", [b"abc", memoryview(b"abc"), "abc", 3])
-def test_only_writable_memory_can_be_filled(target: Any) -> None:
+@pytest.mark.parametrize(
+    ("target", "kind", "text"),
+    [
+        (b"abc", AssertionError, "writable buffer required"),
+        (memoryview(b"abc"), AssertionError, "writable buffer required"),
+        ("abc", TypeError, "a bytes-like object is required, not 'str'"),
+        (3, TypeError, r"object of type 'int' has no len\(\)"),
+    ],
+)
+def test_only_writable_memory_can_be_filled(target: Any, kind: type[Exception], text: str) -> None:
+    """In the words of the original."""
     reader = _from_store(ITEMS)
     reader.seek(100)
-    with pytest.raises(TypeError, match=r"readinto\(\) argument must be read-write bytes-like object, not"):
+    with pytest.raises(kind, match=text):
         reader.readinto(target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import pytest
 from torch._utils import ExceptionWrapper
@@ -98,6 +99,25 @@ def test_no_credentials_has_the_known_text(
     with pytest.raises(S3Exception) as caught:
         checkpoint.reader(f"s3://{bucket}/key").read()
     assert str(caught.value) == "Client error: No signing credentials available, see CRT debug logs"
+
+
+@pytest.mark.parametrize(
+    ("uri", "missing"),
+    [
+        ("az://account/container/key", ("AZURE_STORAGE_ACCOUNT_KEY", "az login")),
+        ("gs://bucket/key", ("GOOGLE_APPLICATION_CREDENTIALS", "metadata server")),
+    ],
+)
+def test_no_credentials_for_other_clouds_says_where_it_looked(
+    uri: str, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setitem(sys.modules, "azure.identity", None)  # which would ask the network
+    with pytest.raises(S3Exception) as caught:
+        S3Checkpoint().reader(uri).read()
+    assert isinstance(caught.value, PermissionError)
+    assert "CRT" not in str(caught.value)
+    assert all(name in str(caught.value) for name in missing)
 
 
 def test_an_endpoint_nobody_listens_at_is_a_connection_error() -> None:

@@ -25,12 +25,13 @@ from s3dlio.compat import s3torchconnector as ours
 from .additions import ADDITIONS
 
 OF_OUR_OWN = {
-    *("collation", "errors", "objects", "source", "uri", "s3reader.fetching"),
-    *("dcp.guards", "dcp.loading", "dcp.saved_tensor"),
+    *("arguments", "collation", "columns", "errors", "objects", "source", "uri", "s3reader.fetching"),
+    *("dcp.guards", "dcp.loading", "dcp.replaced", "dcp.saved_tensor", "lightning.folders"),
     *("_s3client._s3client.reader_of", "_s3client.s3client_config.parts_in_flight"),
     *("_s3client.s3client_config.store_config", "_s3client._s3client.S3Client.pages"),
     *("_s3client._s3client.S3Client.store", "_s3client._s3client.S3Client.stored_object"),
     *("_s3client.MockS3Client.store", "dcp.s3_file_system.S3FileSystem.file_items"),
+    *("dcp.s3_file_system.S3FileSystem.names_in", "s3reader.s3reader.read_size", "s3reader.s3reader.seek_argument"),
     *("dcp.s3_file_system.S3StorageReader.read_data", "dcp.s3_file_system.S3StorageWriter.finish"),
     *("dcp.s3_file_system.S3StorageWriter.prepare_local_plan", "dcp.s3_file_system.S3StorageWriter.write_data"),
     *("s3reader.dcp_optimized.check_gap", "s3reader.dcp_optimized.group_ranges"),

@@ -8,7 +8,7 @@ import pytest
 
 from s3dlio.compat.s3torchconnector import S3Checkpoint
 from s3dlio.compat.s3torchconnector.uri import split_uri
-from s3dlio.urls import Uri
+from s3dlio.urls import SCHEMES, Uri
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,15 @@ from s3dlio.urls import Uri
 )
 def test_a_uri_is_taken_apart_without_decoding(uri: str, parts: tuple[str, str]) -> None:
     assert split_uri(uri) == Uri("s3", *parts)
+
+
+def test_a_misspelt_scheme_is_told_all_there_are() -> None:
+    with pytest.raises(ValueError, match="Only s3:// URIs are supported") as caught:
+        S3Checkpoint("r").reader("s4://bucket/key")
+    first, second = str(caught.value).splitlines()
+    assert first == "Only s3:// URIs are supported"
+    assert all(f"{scheme}://" in second for scheme in SCHEMES)
+    assert "'s4://bucket/key'" in second
 
 
 @pytest.mark.parametrize(

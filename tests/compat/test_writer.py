@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import gc
 import io
+import mmap
 import multiprocessing
+import pickle
 import subprocess
 import sys
 import threading
@@ -13,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 import trio
 
 from s3dlio.blocking.store import BlockingWriter
@@ -70,6 +74,12 @@ def writer(stream: Stream) -> S3Writer:
         (np.arange(3, dtype="<i4").data, np.arange(3, dtype="<i4").tobytes()),
         (np.arange(16, dtype="u1").reshape(4, 4)[:, 1].data, bytes([1, 5, 9, 13])),
         (np.zeros((0, 3)).data, b""),
+        (np.arange(3, dtype="<i4"), np.arange(3, dtype="<i4").tobytes()),
+        (np.asfortranarray([[1, 2], [3, 4]], dtype="u1"), bytes([1, 2, 3, 4])),
+        (np.float64(1.5), np.float64(1.5).tobytes()),
+        (array.array("H", [1, 2]), array.array("H", [1, 2]).tobytes()),
+        (mmap.mmap(-1, 4), bytes(4)),
+        (pickle.PickleBuffer(cast("Any", np.arange(3, dtype="<i4"))), np.arange(3, dtype="<i4").tobytes()),
         (b"", b""),
     ],
 )
@@ -79,11 +89,19 @@ def test_bytes_of_any_memory_are_counted_and_sent(data: Any, sent: bytes, writer
     assert stream.data == sent
 
 
-@pytest.mark.parametrize("data", ["abc", np.zeros(3), 1, None, [1]])
+@pytest.mark.parametrize("data", ["abc", np.array(["2026"], "M8[Y]"), torch.ones(1), 1, None, [1]])
 def test_anything_else_is_a_type_error(data: Any, writer: S3Writer) -> None:
     with pytest.raises(TypeError):
         writer.write(data)
     writer.close()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_is_pickled_without_a_copy_of_its_own(order: Any, writer: S3Writer, stream: Stream) -> None:
+    large = np.arange(1 << 17, dtype="<f8").reshape(2, -1, order=order)
+    pickle.dump(large, writer, protocol=5)
+    writer.close()
+    assert np.array_equal(pickle.loads(stream.data), large)
 
 
 def test_a_writer_is_a_file_that_is_only_written(writer: S3Writer) -> None:
@@ -202,6 +220,65 @@ def test_a_dropped_writer_publishes(stream: Stream) -> None:
     assert stream.events == ["write", "close"]
 
 
+def _dropped(stream: Stream) -> Any:
+    """A writer that only the call it is given to holds."""
+    return S3Writer(cast("BlockingWriter", stream))
+
+
+class Unpicklable:
+    def __reduce__(self) -> str:
+        raise KeyError("cannot be pickled")
+
+
+TORSO: dict[str, Any] = {"weight": torch.ones(1 << 16), "bad": Unpicklable()}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_writer_dropped_by_a_save_that_failed_publishes_nothing(
+    zipped: bool, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyError, match="cannot be pickled"):
+        torch.save(TORSO, _dropped(stream), _use_new_zipfile_serialization=zipped)
+    gc.collect()
+    assert "close" not in stream.events
+    assert stream.events[-1] == "abort"
+    assert "nothing is published" in caplog.text
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_saved_while_an_exception_is_handled_is_published(zipped: bool, stream: Stream) -> None:
+    """As a program does that is interrupted."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        torch.save(torch.ones(3), _dropped(stream), _use_new_zipfile_serialization=zipped)
+    gc.collect()
+    assert stream.events[-1] == "close"
+
+
+def test_a_writer_that_goes_on_after_an_exception_publishes(stream: Stream) -> None:
+    writer = S3Writer(cast("BlockingWriter", stream))
+    try:
+        raise LookupError
+    except LookupError:
+        writer.write(b"in the handler, ")
+    writer.write(b"and after it")
+    del writer
+    gc.collect()
+    assert stream.events[-1] == "close"
+    assert stream.data == b"in the handler, and after it"
+
+
+async def test_a_torso_is_dropped_without_blocking_the_loop(stream: Stream) -> None:
+    aborted = threading.Event()
+    stream.abort = aborted.set  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        torch.save(TORSO, _dropped(stream))
+    gc.collect()
+    assert await trio.to_thread.run_sync(aborted.wait, 10)
+    assert "close" not in stream.events
+
+
 async def test_a_writer_dropped_on_a_loop_s_thread_does_not_block_it(stream: Stream) -> None:
     thread = threading.current_thread()
     closers: list[threading.Thread] = []
@@ -249,6 +326,20 @@ def test_a_real_writer_of_nothing_makes_an_empty_object(s3_environment: SeaweedF
     checkpoint.writer(f"s3://{bucket}/empty").close()
     assert checkpoint.reader(f"s3://{bucket}/empty").read() == b""
     assert checkpoint.reader(f"s3://{bucket}/empty").read(10) == b""
+
+
+@pytest.mark.parametrize("size", [10, 6 << 20])
+def test_a_save_that_fails_without_a_block_leaves_the_old_object(
+    size: int, s3_environment: SeaweedFS, bucket: str
+) -> None:
+    """Small ones are sent at the end; of large ones parts are sent before."""
+    checkpoint: Any = S3Checkpoint("us-east-1")
+    uri = f"s3://{bucket}/key"
+    torch.save({"step": 1}, checkpoint.writer(uri))
+    with pytest.raises(KeyError, match="cannot be pickled"):
+        torch.save({"weight": torch.ones(size), "bad": Unpicklable()}, checkpoint.writer(uri))
+    gc.collect()
+    assert torch.load(checkpoint.reader(uri)) == {"step": 1}
 
 
 @pytest.mark.parametrize("size", [10, 20 << 20])

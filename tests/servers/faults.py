@@ -14,7 +14,7 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -67,6 +67,10 @@ class Fault:
     """Answered, and the connection ended, with the request's body unread."""
     proceed: float | None = 0.0
     """After how long `Expect: 100-continue` is answered; `None` for never: the body is read all the same."""
+    before_continue: bytes = b""
+    """Sent at once to `Expect: 100-continue`, whether that is answered or not."""
+    lingers: bool = False
+    """After a refusal (`refuse_after`) the connection stays open, with the rest of the body unread."""
     deaf_to: frozenset[str] = frozenset()
     """Request headers that are not there for the server."""
     hang_up: bool = False
@@ -133,6 +137,8 @@ class FaultServer:
         self.connections = 0
         self.open: dict[int, trio.abc.Stream] = {}
         self.most_open = 0
+        self.serving = trio.CancelScope()
+        self.restart = trio.Event()
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, from its first request to its end."""
@@ -148,6 +154,13 @@ class FaultServer:
         finally:
             del self.open[number]
             await trio.aclose_forcefully(stream)
+
+    async def be_down(self, seconds: float) -> None:
+        """Be killed: every connection ends, and new ones are refused, until the server is started again."""
+        self.restart = trio.Event()
+        self.serving.cancel()
+        await trio.sleep(seconds)
+        self.restart.set()
 
     async def hang_up_all(self) -> None:
         """End every connection, as a server does with idle ones, and wait until the clients can know."""
@@ -194,6 +207,8 @@ class FaultServer:
 
     def _get(self, path: str, heard: Mapping[str, str]) -> Truth:
         data = self.objects.get(path)
+        if data is None and path.strip("/").count("/") == 0:
+            return Truth(200)  # the bucket
         if data is None:
             return Truth(404, {}, error_body("NoSuchKey", Message="The key does not exist."))
         headers = {"etag": etag_of(data), "last-modified": _LAST_MODIFIED, "accept-ranges": "bytes"}
@@ -241,6 +256,8 @@ class _Exchange:
         await self._answer(asked, fault)
         if fault.refuse_after is not None:
             await trio.testing.wait_all_tasks_blocked(_LULL)  # or RST would overtake the answer
+        if fault.lingers:
+            await trio.sleep_forever()
         if fault.hang_up or fault.early or fault.raw is not None or fault.refuse_after is not None:
             await self._end(fault)
         return True
@@ -259,6 +276,8 @@ class _Exchange:
         return method, target, headers
 
     async def _body(self, headers: Mapping[str, str], fault: Fault) -> bytes:
+        if "expect" in headers and fault.before_continue:
+            await self._stream.send_all(fault.before_continue)
         if headers.get("expect") == "100-continue" and fault.proceed is not None:
             await trio.sleep(fault.proceed)
             await self._stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -342,9 +361,21 @@ async def fault_server(host: str = HOST, tls: ssl.SSLContext | None = None) -> A
         shown = f"[{address}]" if ":" in address else address
         server = FaultServer(f"http{'s' if tls else ''}://{shown}:{port}")
         handler = server.serve if tls is None else partial(_serve_tls, server, tls)
-        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        nursery.start_soon(_serve, server, handler, listener)
         yield server
         nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    server: FaultServer, handler: Callable[[trio.SocketStream], Awaitable[None]], listener: trio.SocketListener
+) -> None:
+    """Take connections, with pauses: see :meth:`FaultServer.be_down`."""
+    host, port = listener.socket.getsockname()[:2]
+    while True:
+        with trio.CancelScope() as server.serving:
+            await trio.serve_listeners(handler, [listener])
+        await server.restart.wait()
+        (listener,) = await trio.open_tcp_listeners(port, host=host)
 
 
 async def _serve_tls(server: FaultServer, context: ssl.SSLContext, stream: trio.abc.Stream) -> None:

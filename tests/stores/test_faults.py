@@ -46,15 +46,15 @@ class Cloud:
 
 
 def s3(endpoint: str) -> HttpStore:
-    return S3Store("con", Config(endpoint=endpoint, anonymous=True))
+    return S3Store("con", Config(endpoint=endpoint, anonymous=True, max_attempts=3))
 
 
 def azure(endpoint: str) -> HttpStore:
-    return AzureStore("acct/con", Config(azure_endpoint=endpoint, anonymous=True))
+    return AzureStore("acct/con", Config(azure_endpoint=endpoint, anonymous=True, max_attempts=3))
 
 
 def gcs(endpoint: str) -> HttpStore:
-    return GCSStore("con", Config(gcs_endpoint=endpoint, anonymous=True))
+    return GCSStore("con", Config(gcs_endpoint=endpoint, anonymous=True, max_attempts=3))
 
 
 def s3_page(size: str) -> bytes:

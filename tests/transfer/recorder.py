@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from s3dlio.model import (
     DEFAULT_GET,
@@ -20,6 +21,9 @@ from s3dlio.model import (
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.wrapper import WrapperStore
 from s3dlio.transfer import ParallelStore
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 KEY = "object"
 PART = 10
@@ -61,7 +65,7 @@ class Recorder(WrapperStore):
         async with self._noted("head"):
             return await super().head(key)
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
         async with self._noted("put"):
             return await super().put(key, data, options)
 
@@ -69,7 +73,7 @@ class Recorder(WrapperStore):
         async with self._noted("create"):
             return await super().create_upload(key, options)
 
-    async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
+    async def upload_part(self, upload: Upload, number: int, data: ReadableBuffer) -> Part:
         async with self._noted("part"):
             return await super().upload_part(upload, number, data)
 

@@ -11,6 +11,7 @@ from s3dlio.transfer import (
     MAX_PART,
     MAX_PARTS,
     MIN_PART,
+    buffers_for,
     first_error,
     growing_part_size,
     part_size_for,
@@ -44,6 +45,18 @@ def test_growing_parts_stay_within_the_limits_of_s3_and_hold_any_object(part_siz
     assert sizes[0] == min(max(part_size, MIN_PART), MAX_PART)
     assert sizes[-1] <= MAX_PART
     assert sum(sizes) >= MAX_OBJECT
+
+
+@pytest.mark.parametrize("part_size", [MIN_PART, 8 << 20, 64 << 20])
+@pytest.mark.parametrize("memory_limit", [64 << 20, 256 << 20, 1 << 30])
+def test_what_a_writer_holds_stays_within_its_limit_as_long_as_a_part_does(part_size: int, memory_limit: int) -> None:
+    written, number, size = 0, 1, part_size
+    while number < MAX_PARTS and (size := growing_part_size(number, part_size)) <= memory_limit:
+        assert size <= buffers_for(size, memory_limit) * size <= memory_limit
+        written, number = written + size, number + 1
+    assert written > 800 * memory_limit
+    assert written > 230e9 or memory_limit < 256 << 20
+    assert buffers_for(2 * memory_limit, memory_limit) == 1
 
 
 def test_one_error_stands_for_all() -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -27,8 +27,9 @@ from s3dlio.errors import (
 )
 from s3dlio.model import Part, PutOptions, Upload
 from s3dlio.transfer import ParallelStore
-from s3dlio.urls import Uri
+from s3dlio.urls import Uri, open_store
 
+from ..servers.seaweedfs import SeaweedFS
 from .recorder import DATA, KEY, PART, OurOwnError, Recorder, cut, write
 
 
@@ -223,6 +224,38 @@ async def test_no_object_is_made_with_a_hole_where_a_write_was_cancelled(
     assert recorder.pending == 0
 
 
+async def test_an_upload_that_is_created_when_the_block_has_ended_is_aborted(
+    recorder: Recorder, store: ParallelStore
+) -> None:
+    """A write is under way in another task, as a blocking one is, and its request cannot be taken back."""
+
+    async def create(name: str, number: int) -> None:
+        if name == "create":
+            created.set()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+
+    async def write_on(writer: transfer.PartWriter) -> None:
+        with pytest.raises(StoreError, match="cut short"):
+            await writer.write(DATA)
+
+    async def use() -> None:
+        async with store.open_writer(KEY) as writer:
+            nursery.start_soon(write_on, writer)
+            await created.wait()
+            raise OurOwnError
+
+    created, ended = trio.Event(), trio.Event()
+    recorder.during = create
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(OurOwnError):
+            await use()
+        ended.set()
+    assert recorder.calls.count("abort") == 1
+    assert recorder.pending == recorder.running == store._limiter.borrowed_tokens == 0
+    assert await recorder.content() is None
+
+
 async def test_a_failing_abort_does_not_hide_the_reason(recorder: Recorder, store: ParallelStore) -> None:
     async def refuse_abort(name: str, number: int) -> None:
         if name == "abort":
@@ -339,6 +372,78 @@ async def test_buffers_that_are_too_small_for_the_parts_to_come_are_let_go(
     assert recorder.calls.count("part") == 32
 
 
+@pytest.mark.parametrize("limit", [1, 25, 45, 1000])
+async def test_the_buffers_stay_within_the_memory_limit_as_parts_grow(
+    recorder: Recorder, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """All that is written is copied, and parts of 10, 20 and 40 bytes are under way at their slowest."""
+    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    monkeypatch.setattr(transfer, "_GROW_EVERY", 6)
+    most = 0
+
+    async def linger(name: str, number: int) -> None:
+        nonlocal most
+        most = max(most, sum(_alive(buffers)))
+        await trio.testing.wait_all_tasks_blocked()
+
+    recorder.during = linger
+    store = ParallelStore(recorder, part_size=PART, parts_in_flight=4, memory_limit=limit)
+    data = bytes(range(210)) * 2
+    async with store.open_writer(KEY) as writer:
+        for piece in cut(data, 3):
+            await writer.write(piece)
+    assert await recorder.content() == data
+    assert recorder.calls.count("part") == 18
+    assert most <= max(limit, 40)
+    if limit == 1000:
+        assert recorder.most_running == 4
+
+
+async def test_a_long_object_on_a_real_server_is_written_from_a_single_buffer(
+    s3_environment: SeaweedFS, bucket: str, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 5, 10 and 20 MiB, of which the limit holds one, in pieces that fit none of them."""
+    monkeypatch.setattr(transfer, "_GROW_EVERY", 2)
+    piece = os.urandom((1 << 20) + 7)
+    async with open_store(f"s3://{bucket}", part_size=5 << 20, memory_limit=20 << 20) as store:
+        async with store.open_writer(KEY) as writer:
+            for _ in range(60):
+                await writer.write(piece)
+                assert sum(_alive(buffers)) <= 20 << 20
+        assert await store.get(KEY) == piece * 60
+
+
+async def test_a_write_that_waits_for_a_buffer_is_told_that_a_part_has_failed(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(name: str, number: int) -> None:
+        if name == "part":
+            await trio.testing.wait_all_tasks_blocked()
+            raise ServerError("failed", None)
+
+    async def write_on(writer: transfer.PartWriter) -> None:
+        with pytest.raises(ServerError, match="failed"):
+            await writer.write(DATA[:5])
+        told.append(True)
+
+    async def use() -> None:
+        async with store.open_writer(KEY) as writer:
+            await writer.write(DATA[:5])
+            await writer.write(DATA[5:10])
+            nursery.start_soon(write_on, writer)
+            await trio.sleep_forever()
+
+    told: list[bool] = []
+    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    recorder.during = fail
+    store = ParallelStore(recorder, part_size=PART, parts_in_flight=4, memory_limit=PART)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ServerError, match="failed"):
+            await use()
+    assert told == [True]
+    assert recorder.pending == 0
+
+
 @pytest.mark.parametrize("ending", ["object", "upload", "error"])
 async def test_no_buffer_stays_with_a_writer_that_ended(
     store: ParallelStore, buffers: list[weakref.ref[_Counted]], ending: str
@@ -372,7 +477,7 @@ async def test_any_writes_are_the_object_in_parts_of_the_planned_sizes(
     recorder, expected = Recorder(), b""
     sent: dict[int, int] = {}
 
-    async def upload_part(upload: Upload, number: int, data: bytes | memoryview) -> Part:
+    async def upload_part(upload: Upload, number: int, data: Any) -> Part:
         sent[number] = len(data)
         for _ in range(number % 5):
             await trio.lowlevel.checkpoint()
@@ -527,12 +632,12 @@ def test_small_writes_of_another_thread_do_not_visit_the_loop(monkeypatch: pytes
     recorder = Recorder()
     writer = _blocking(monkeypatch, recorder).open_writer(KEY)
     with monkeypatch.context() as patched:
-        patched.setattr(BlockingPortal, "start_task_soon", _nobody)
+        patched.setattr(BlockingPortal, "post", _nobody)
         for piece in cut(DATA[:9], 2):
             writer.write(piece)
     writer.write(DATA[9:47])
     with monkeypatch.context() as patched:
-        patched.setattr(BlockingPortal, "start_task_soon", _nobody)
+        patched.setattr(BlockingPortal, "post", _nobody)
         writer.write(DATA[47:49])
     writer.write(memoryview(DATA[49:]).cast("B", (2, 23)))
     assert portal().call(recorder.content) is None
@@ -574,6 +679,28 @@ def test_an_abort_in_the_middle_leaves_the_old_object(monkeypatch: pytest.Monkey
     for data in (b"more", b"", DATA):
         with pytest.raises(StoreError, match="cut short"):
             writer.write(data)
+
+
+@pytest.mark.parametrize("written", [0, 5, 35])
+def test_a_writer_that_is_dropped_unclosed_publishes_nothing_and_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    async def rest() -> int:
+        await trio.testing.wait_all_tasks_blocked()
+        nursery = portal()._nursery
+        assert nursery is not None
+        return len(nursery.child_tasks)
+
+    recorder = Recorder()
+    store = _blocking(monkeypatch, recorder)
+    store.put(KEY, b"old")
+    jobs = portal().call(rest)
+    writer = store.open_writer(KEY)
+    writer.write(DATA[:written])
+    del writer
+    assert portal().call(rest) == jobs
+    assert portal().call(recorder.content) == b"old"
+    assert recorder.pending == recorder.running == 0
 
 
 def test_a_part_that_fails_is_the_error_of_the_next_write_and_of_the_close(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ async def make_store(server: FaultServer) -> AsyncIterator[MakeStore]:
     async with AsyncExitStack() as stack:
 
         def make(credentials: CredentialsProvider | None = None, **settings: Any) -> S3Store:
-            store = S3Store(BUCKET, Config(**{"endpoint": server.endpoint} | settings), credentials)
+            chosen: dict[str, Any] = {"endpoint": server.endpoint, "max_attempts": 3, **settings}
+            store = S3Store(BUCKET, Config(**chosen), credentials)
             stack.push_async_callback(store.aclose)
             return store
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from s3dlio.errors import ProtocolError
+from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.connection import Answer, Connection
 from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import Stream
 
+from ..servers.faults import Fault, FaultServer
 from .test_http1 import SMUGGLING, head_of
 
-REQUEST = b"GET /b/k%20?X-Signature=canary HTTP/1.1\r\nhost: h\r\nauthorization: canary\r\n\r\n"
+MiB = 1 << 20
+REQUEST = memoryview(b"GET /b/k%20?X-Signature=canary HTTP/1.1\r\nhost: h\r\nauthorization: canary\r\n\r\n")
 CHUNKED = head_of("Transfer-Encoding: chunked")
 LENGTH = head_of("Content-Length: 5")
 
@@ -33,6 +40,7 @@ ANSWERS: dict[str, tuple[bytes, bytes, bool]] = {
     "more than asked for": (LENGTH + b"hello" + LENGTH + b"again", b"hello", False),
     "more after chunks": (CHUNKED + b"5\r\nhello\r\n0\r\n\r\nHTTP", b"hello", False),
     "more of the same after chunks": (CHUNKED + b"0\r\n\r\n" + LENGTH + b"again", b"", False),
+    "interims": (head_of(status="HTTP/1.1 102 Processing") * 200 + LENGTH + b"hello", b"hello", True),
     "no content": (head_of(status="HTTP/1.1 204 No Content"), b"", True),
 }
 
@@ -163,3 +171,100 @@ async def test_an_exchange_is_logged_without_what_may_sign_it(caplog: pytest.Log
     caplog.set_level(logging.INFO, "s3dlio.transport")
     await exchange(LENGTH + b"hello")
     assert not caplog.messages
+
+
+REFUSED = "HTTP/1.1 403 Forbidden"
+ERRORS = {
+    "length": head_of(f"Content-Length: {3 * MiB}", status=REFUSED) + b"x" * 3 * MiB,
+    "length that never comes": head_of(f"Content-Length: {2**60}", status=REFUSED) + b"x" * 2 * MiB,
+    "chunks": head_of("Transfer-Encoding: chunked", status=REFUSED) + b"80000\r\n%b\r\n" % (b"x" * 2**19) * 6,
+    "one chunk": head_of("Transfer-Encoding: chunked", status=REFUSED) + b"%x\r\n" % 2**40 + b"x" * 2 * MiB,
+    "to the end": head_of(status=REFUSED) + b"x" * 3 * MiB,
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("name", ERRORS)
+async def test_of_an_error_a_mebibyte_is_read(name: str, method: str) -> None:
+    """The peer goes on sending, and is not listened to: the connection is of no use any more."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near:
+        connection = Connection(Stream(near, StallWatch(60)))
+        peer = trio.socket.from_stdlib_socket(far)
+
+        async def feed() -> None:
+            with peer, suppress(OSError):
+                for piece in _pieces(ERRORS[name], 1 << 16):
+                    await peer.send(piece)
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            answer = await connection.exchange(method, REQUEST, landing=None)
+            nursery.cancel_scope.cancel()
+    assert answer.status == 403
+    assert answer.body == b"x" * MiB
+    assert not connection.reusable
+
+
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_body_that_is_refused_while_it_waits_to_be_sent(status: int) -> None:
+    """However little it is: the peer reads nothing, and there is no room for all of it on the way."""
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    near.setblocking(False)
+    with near, far:
+        connection = Connection(Stream(near, StallWatch(60)))
+        far.send(head_of("Content-Length: 5", status=f"HTTP/1.1 {status} Answer") + b"hello")
+        body = [memoryview(bytes(100_000))]
+        if status == 200:
+            with pytest.raises(ProtocolError, match="before it had the request's body"):
+                await connection.exchange("PUT", REQUEST, body, landing=None)
+        else:
+            answer = await connection.exchange("PUT", REQUEST, body, landing=None)
+            assert (answer.status, answer.body) == (403, b"hello")
+        assert not connection.reusable
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("timeout=5", 4),
+        ("timeout=60, max=100", 59),
+        ("max=3, TIMEOUT = 20", 19),
+        ("timeout=1", 0.5),
+        ("timeout=0", 0),
+        ("max=100", math.inf),
+        ("timeout=soon", math.inf),
+        ("idle_timeout=3", math.inf),
+    ],
+)
+async def test_how_long_the_server_keeps_it(autojump_clock: MockClock, header: str, seconds: float) -> None:
+    answer, connection = await exchange(head_of(f"Keep-Alive: {header}", "Content-Length: 0"))
+    assert answer.status == 200
+    assert connection.expires_at - trio.current_time() == pytest.approx(seconds)
+
+
+async def test_one_that_the_server_will_have_ended_is_not_used_again(
+    clock: MockClock, server: FaultServer, store: S3Store
+) -> None:
+    server.always = Fault(headers={"keep-alive": "timeout=5"})
+    for pause in (3, 3, 4.5):
+        await store.get("key")
+        await trio.sleep(pause)
+    await store.get("key")
+    assert [asked.connection for asked in server.requests] == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_a_send_that_fails_shows_nothing_of_what_was_sent(size: int) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.close()
+    with near, pytest.raises(OSError, match="pipe") as caught:
+        await Connection(Stream(near, StallWatch(60))).exchange("PUT", REQUEST, [memoryview(b"x" * size)], landing=None)
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    told.stack = traceback.StackSummary.from_list([frame for frame in told.stack if frame.filename != __file__])
+    assert "send" in "".join(told.format())
+    assert "canary" not in "".join(told.format())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -15,6 +16,8 @@ from s3dlio.transport.http1 import (
     ChunkedDecoder,
     Framing,
     Head,
+    SecretHeaders,
+    SecretText,
     body_framing,
     http_date,
     parse_head,
@@ -314,3 +317,27 @@ def _outcome(pieces: list[bytes]) -> tuple[bytes, bool, bool] | None:
         return decode(*pieces)
     except ProtocolError:
         return None
+
+
+@pytest.mark.parametrize("status", ["000 Nothing", "099 Less", "101 Switching Protocols"])
+def test_statuses_that_answer_nothing(status: str) -> None:
+    with pytest.raises(ProtocolError):
+        parse_head(head_of("Content-Length: 0", status=f"HTTP/1.1 {status}"))
+
+
+def test_what_a_server_says_is_shown_in_one_short_line() -> None:
+    for name in ("Transfer-Encoding", "Content-Length"):
+        with pytest.raises(ProtocolError) as caught:
+            body_framing("GET", parse_head(head_of(f"{name}: \x1b[2J" + "x" * 60_000)))
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400
+
+
+def test_a_request_that_may_hold_a_secret_is_not_shown() -> None:
+    target, headers = SecretText("/k?sig=canary"), SecretHeaders({"authorization": "canary", "bad": "a\nb"})
+    assert "canary" not in f"{target!r} {headers!r}"
+    with pytest.raises(ProtocolError) as caught:
+        request_head("GET", target, headers)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    shown.stack = traceback.StackSummary.from_list([frame for frame in shown.stack if frame.filename != __file__])
+    assert "canary" not in "".join(shown.format())

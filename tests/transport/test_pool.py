@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, StoreError
 from s3dlio.stores.s3.store import S3Store
-from s3dlio.transport.pool import ConnectionPool
+from s3dlio.transport.dial import open_pool
+from s3dlio.transport.endpoint import parse_endpoint
+from s3dlio.transport.pool import IDLE_LIMIT, ConnectionPool
 
 from ..servers.faults import NOTHING, Fault, FaultServer, fault_server
 from .conftest import DATA, ROOT, MakeStore
@@ -119,12 +125,104 @@ async def test_closing_lets_a_request_finish(server: FaultServer, store: S3Store
     assert pool_of(store).leased == 0
 
 
-async def test_failed_connections_give_their_slot_back(server: FaultServer, make_store: MakeStore) -> None:
-    store = make_store(endpoint="http://127.0.0.1:1", connections=1, max_attempts=1)
+async def test_failed_connections_give_their_slot_back() -> None:
+    pool = open_pool(parse_endpoint("http://127.0.0.1:1"), Config(connections=1))
     for _ in range(3):
         with pytest.raises(ConnectionFailedError):
-            await store.get("key")
-    assert pool_of(store).leased == 0
+            await pool.acquire()
+    assert pool.leased == 0
+
+
+async def idle_connections(store: S3Store, count: int) -> ConnectionPool:
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(store.get, "key")
+    assert 1 <= len(pool_of(store)._idle) <= count
+    return pool_of(store)
+
+
+async def test_what_the_server_closed_is_closed_though_nobody_asks(
+    clock: MockClock, server: FaultServer, make_store: MakeStore
+) -> None:
+    store = make_store(connections=LIMIT)
+    before = len(os.listdir("/proc/self/fd"))
+    pool = await idle_connections(store, LIMIT)
+    await server.hang_up_all()
+    await trio.sleep(10)
+    assert len(pool._idle) == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+    await idle_connections(store, LIMIT)
+
+
+async def test_no_connection_is_idle_for_long(clock: MockClock, server: FaultServer, store: S3Store) -> None:
+    """What lies between may have forgotten it without a word."""
+    await idle_connections(store, 8)
+    await trio.sleep(IDLE_LIMIT - 1)
+    await store.get("key")
+    await trio.sleep(IDLE_LIMIT / 2)
+    await server.settled(1)
+    assert server.requests[-1].connection <= 8
+    await trio.sleep(IDLE_LIMIT)
+    await server.settled(0)
+    assert await store.get("key") == DATA
+
+
+async def test_an_old_connection_is_not_used_before_it_is_swept(
+    clock: MockClock, server: FaultServer, store: S3Store
+) -> None:
+    await store.get("key")
+    clock.jump(IDLE_LIMIT)
+    await store.get("key")
+    assert [asked.connection for asked in server.requests] == [1, 2]
+
+
+async def test_after_silence_others_of_that_age_are_not_tried(
+    clock: MockClock, server: FaultServer, make_store: MakeStore
+) -> None:
+    store = make_store(connections=LIMIT, max_attempts=2)
+    await idle_connections(store, LIMIT)
+    opened = server.connections
+    server.script += [Fault(stall=NOTHING)]
+    assert await store.get("key") == DATA
+    assert server.requests[-1].connection == opened + 1
+
+
+async def test_the_kernel_probes_connections(server: FaultServer, store: S3Store) -> None:
+    pool = await idle_connections(store, 1)
+    sock = pool._idle[0][0]._stream._sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+
+
+class TwoAddresses(trio.abc.HostnameResolver):
+    """A name for the loopback addresses 1 and 2, in this order."""
+
+    async def getaddrinfo(self, host: object, port: object, *args: object) -> Any:
+        where = [("127.0.0.1", port), ("127.0.0.2", port)]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in where]
+
+    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_an_address_that_stays_silent_is_left_for_the_next(clock: MockClock, make_store: MakeStore) -> None:
+    async with fault_server("127.0.0.2") as server, trio.open_nursery() as nursery:
+        server.objects[f"{ROOT}key"] = DATA
+        port = int(server.endpoint.rpartition(":")[2])
+        taken: list[trio.SocketStream] = []
+
+        async def be_silent(stream: trio.SocketStream) -> None:
+            taken.append(stream)
+            await trio.sleep_forever()
+
+        await nursery.start(partial(trio.serve_tcp, be_silent, port, host="127.0.0.1"))
+        trio.socket.set_custom_hostname_resolver(TwoAddresses())
+        store = make_store(endpoint=f"http://two.test:{port}", addressing="path", max_attempts=2)
+        for _ in range(3):
+            assert await store.get("key") == DATA
+            await trio.sleep(2 * IDLE_LIMIT)
+        assert (len(taken), server.connections) == (1, 3)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -168,7 +266,7 @@ async def test_cancelled_at_random_under_contention(server: FaultServer, make_st
     server.objects[f"{ROOT}key"] = DATA
     assert pool_of(store).leased == 0
     assert await store.get("key") == DATA
-    await server.settled(sum(not connection.stale for connection in pool_of(store)._idle))
+    await server.settled(sum(not connection.stale for connection, _ in pool_of(store)._idle))
     assert len(server.open) <= LIMIT
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,10 +13,12 @@ from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, ObjectChangedError, ProtocolError, RangeError, StoreError
 from s3dlio.model import BoundedRange, GetRange, GetResult, OffsetRange, SuffixRange
 from s3dlio.stores.s3.store import S3Store
+from s3dlio.transfer import ParallelStore
 
 from ..servers.faults import NOTHING, Fault, FaultServer, cutting_proxy, etag_of
 from ..servers.seaweedfs import SeaweedFS
 from .conftest import ROOT
+from .test_uploads import open_cloud
 
 SIZE = 1_000_003
 BIG = random.Random(1).randbytes(SIZE)
@@ -160,18 +163,74 @@ async def test_wrong_ranges_are_refused(clock: MockClock, big: FaultServer, stor
     assert (caught.value.operation, caught.value.key, caught.value.attempts) == ("GetObject", "big", 3)
 
 
-async def test_the_whole_object_for_a_range(clock: MockClock, big: FaultServer, store: S3Store) -> None:
-    big.always = Fault(deaf_to=frozenset({"range"}))
-    with pytest.raises(ProtocolError):
-        await store.get_range("big", BoundedRange(10, 20))
-    assert await store.get_range("big", BoundedRange(0, SIZE)) == BIG
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("byte_range", "start", "end"),
+    [*RANGES, (BoundedRange(10, 20), 10, 20), (SuffixRange(7), SIZE - 7, SIZE), (BoundedRange(0, SIZE), 0, SIZE)],
+)
+async def test_the_whole_object_for_a_range(
+    big: FaultServer, store: S3Store, byte_range: GetRange, start: int, end: int, *, chunked: bool
+) -> None:
+    """The wanted part of it is delivered; the rest is not waited for."""
+    pieces = [BIG[:500_000], BIG[500_000:]] if chunked else None
+    big.always = Fault(deaf_to=frozenset({"range"}), pieces=pieces)
+    for _ in range(2):
+        assert await store.get_range("big", byte_range) == BIG[start:end]
+    assert len(big.requests) == 2
+    assert big.connections == (1 if chunked or end == SIZE else 2)
 
 
-async def test_the_whole_object_instead_of_its_rest(clock: MockClock, big: FaultServer, store: S3Store) -> None:
-    big.script += [Fault(cut=1000)]
+async def test_a_part_that_is_larger_than_asked_for(big: FaultServer, store: S3Store) -> None:
+    """Some servers answer with whole blocks."""
+    big.always = Fault(206, {"content-range": f"bytes 0-99999/{SIZE}"}, BIG[:100_000])
+    assert await store.get_range("big", BoundedRange(10, 20)) == BIG[10:20]
+
+
+async def test_the_whole_object_instead_of_its_rest(big: FaultServer, store: S3Store) -> None:
+    big.script += [Fault(cut=300_000)]
     big.always = Fault(deaf_to=frozenset({"range"}))
-    with pytest.raises(ProtocolError):
-        await store.get("big")
+    assert await store.get("big") == BIG
+    assert len(big.requests) == 2
+
+
+async def test_a_whole_object_that_breaks_off_before_the_wanted_part(big: FaultServer, store: S3Store) -> None:
+    deaf = Fault(deaf_to=frozenset({"range"}))
+    big.script += [replace(deaf, cut=100_000), replace(deaf, cut=600_010)]
+    big.always = deaf
+    assert await store.get_range("big", BoundedRange(600_000, 700_000)) == BIG[600_000:700_000]
+    assert [asked.range for asked in big.requests] == [
+        "bytes=600000-699999",
+        "bytes=600000-699999",
+        "bytes=600010-699999",
+    ]
+
+
+async def test_weak_etags(big: FaultServer, store: S3Store) -> None:
+    """No version matches one, says RFC 9110: a server that is asked for it answers 412."""
+    weak = f"W/{etag_of(BIG)}"
+    big.script += [Fault(headers={"etag": weak}, cut=300_000), Fault(headers={"etag": weak})]
+    assert await store.get("big") == BIG
+    assert ["if-match" in asked.headers for asked in big.requests] == [False, False]
+    big.script += [Fault(headers={"etag": weak})]
+    assert await store.get("big", if_match=weak) == BIG
+    big.script += [Fault(headers={"etag": f"W/{etag_of(OTHER)}"})]
+    with pytest.raises(ObjectChangedError):
+        await store.get("big", if_match=weak)
+
+
+@pytest.mark.parametrize("cloud", ["s3", "azure", "gcs"])
+@pytest.mark.parametrize("size", [2**60, 2**62 - 1])
+async def test_a_length_that_no_memory_holds(big: FaultServer, cloud: str, size: int) -> None:
+    big.always = Fault(200, {"content-length": str(size), "etag": '"1"', "x-goog-generation": "1"}, b"x")
+    ranged = Fault(206, {"content-range": f"bytes 0-0/{size}", "etag": '"1"', "x-goog-generation": "1"}, b"x")
+    async with open_cloud(cloud, big.endpoint) as store:
+        with pytest.raises(StoreError) as caught:
+            await store.get("big")
+        assert not isinstance(caught.value, ConnectionFailedError)
+        assert (caught.value.key, caught.value.attempts) == ("big", 1)
+        big.always = ranged
+        with pytest.raises(StoreError, match="no memory"):
+            await ParallelStore(store, part_size=1, parts_in_flight=1).get("big")
 
 
 async def test_a_success_with_a_range(big: FaultServer, store: S3Store) -> None:

@@ -1,4 +1,4 @@
-"""Retry decisions: the published formula, its bounds, and the quota against a plain model."""
+"""Retry decisions: the formula and its bounds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio.transport.retry import Failure, RetryPolicy, RetryQuota, failure_of
+from s3dlio.transport.retry import Failure, RetryPolicy, failure_of
 
-POLICY = RetryPolicy()
+POLICY = RetryPolicy(max_attempts=3)
 failures = st.sampled_from(Failure)
 jitters = st.floats(0, 1, exclude_max=True)
 
@@ -27,6 +27,7 @@ jitters = st.floats(0, 1, exclude_max=True)
         (400, "RequestTimeout", Failure.TRANSIENT),
         (200, "InternalError", Failure.TRANSIENT),
         (409, "OperationAborted", Failure.TRANSIENT),
+        (409, "ConditionalRequestConflict", Failure.TRANSIENT),
         (409, None, Failure.FINAL),
         (400, None, Failure.FINAL),
         (403, "AccessDenied", Failure.FINAL),
@@ -53,15 +54,16 @@ def test_what_may_be_sent_again(failure: Failure) -> None:
 @pytest.mark.parametrize(
     ("failure", "attempt", "jitter", "delay"),
     [
-        (Failure.THROTTLED, 1, 0.5, 0.5),
-        (Failure.THROTTLED, 2, 0.5, 1.0),
-        (Failure.THROTTLED, 5, 0.5, 8.0),
-        (Failure.THROTTLED, 6, 0.5, 10.0),
-        (Failure.THROTTLED, 500, 0.5, 10.0),
-        (Failure.TRANSIENT, 1, 0.5, 0.025),
-        (Failure.NOT_SENT, 2, 0.5, 0.05),
-        (Failure.BROKEN, 3, 0.5, 0.1),
-        (Failure.STALLED, 20, 0.5, 10.0),
+        (Failure.THROTTLED, 1, 0.0, 0.25),
+        (Failure.THROTTLED, 1, 0.5, 0.375),
+        (Failure.THROTTLED, 2, 0.5, 0.75),
+        (Failure.THROTTLED, 6, 0.5, 12.0),
+        (Failure.THROTTLED, 7, 0.5, 15.0),
+        (Failure.THROTTLED, 5000, 0.5, 15.0),
+        (Failure.TRANSIENT, 1, 0.5, 0.15),
+        (Failure.NOT_SENT, 2, 0.5, 0.3),
+        (Failure.BROKEN, 3, 0.0, 0.4),
+        (Failure.STALLED, 20, 0.5, 15.0),
     ],
 )
 def test_the_formula(failure: Failure, attempt: int, jitter: float, delay: float) -> None:
@@ -78,25 +80,9 @@ def test_bounds_of_the_delay(failure: Failure, attempt: int, jitter: float, aske
         assert delay == max(own, asked)
 
 
-def test_prices() -> None:
-    assert {failure: POLICY.price(failure) for failure in Failure} == {
-        Failure.NOT_SENT: 14,
-        Failure.BROKEN: 14,
-        Failure.STALLED: 14,
-        Failure.TRANSIENT: 14,
-        Failure.FINAL: 14,
-        Failure.THROTTLED: 5,
-    }
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 200))))
-def test_the_quota(steps: list[tuple[bool, int]]) -> None:
-    quota, tokens = RetryQuota(), 500
-    for take, amount in steps:
-        if take:
-            assert quota.take(amount) is (amount <= tokens)
-            tokens -= amount if amount <= tokens else 0
-        else:
-            quota.give_back(amount)
-            tokens = min(500, tokens + amount)
-        assert quota.tokens == tokens
+@pytest.mark.parametrize("failure", [failure for failure in Failure if failure is not Failure.FINAL])
+def test_half_a_minute_is_outlasted_by_default(failure: Failure) -> None:
+    policy = RetryPolicy()
+    attempts = range(1, policy.max_attempts)
+    assert policy.may_retry(failure, attempts[-1], idempotent=True)
+    assert sum(policy.delay(failure, attempt, jitter=0.0) for attempt in attempts) > 30

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +14,19 @@ import trio
 import trustme
 from trio.testing import MockClock
 
-from s3dlio.errors import ConfigError, ConnectionFailedError, PermissionDeniedError, StallError
+from s3dlio.errors import (
+    ConfigError,
+    ConnectionFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    StallError,
+    StoreError,
+)
 from s3dlio.model import PutOptions
+from s3dlio.stores.s3.store import S3Store
 
-from ..servers.faults import NOTHING, Fault, error_body, fault_server
+from ..servers.faults import NOTHING, Fault, FaultServer, error_body, fault_server
 from .conftest import DATA, ROOT, MakeStore
 
 MiB = 1 << 20
@@ -63,10 +75,43 @@ async def test_a_cut_body_is_continued(make_store: MakeStore, authority: trustme
         assert server.requests[1].range == (f"bytes={cut}-{len(LARGE) - 1}" if cut else None)
 
 
+@pytest.fixture
+def ca_folder(ca_bundle: str, tmp_path: Path) -> str:
+    """As `openssl rehash` makes one: the file's name is the hash of its subject."""
+    asked = ["openssl", "x509", "-noout", "-hash", "-in", ca_bundle]
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / f"{name}.0").write_bytes(Path(ca_bundle).read_bytes())
+    return str(folder)
+
+
+@pytest.mark.parametrize("variable", ["S3DLIO_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+@pytest.mark.parametrize("place", ["ca_bundle", "ca_folder"])
 async def test_the_environments_authorities(
-    make_store: MakeStore, authority: trustme.CA, ca_bundle: str, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    make_store: MakeStore,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    place: str,
 ) -> None:
-    monkeypatch.setenv("AWS_CA_BUNDLE", ca_bundle)
+    monkeypatch.setenv(variable, request.getfixturevalue(place))
+    async with fault_server(tls=server_context(authority)) as server:
+        server.objects[f"{ROOT}key"] = DATA
+        assert await make_store(endpoint=server.endpoint).get("key") == DATA
+
+
+@pytest.mark.parametrize(("variable", "place"), [("SSL_CERT_FILE", "ca_bundle"), ("SSL_CERT_DIR", "ca_folder")])
+async def test_openssls_own_variables(
+    request: pytest.FixtureRequest,
+    make_store: MakeStore,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    place: str,
+) -> None:
+    monkeypatch.setenv(variable, request.getfixturevalue(place))
     async with fault_server(tls=server_context(authority)) as server:
         server.objects[f"{ROOT}key"] = DATA
         assert await make_store(endpoint=server.endpoint).get("key") == DATA
@@ -111,6 +156,50 @@ async def test_old_protocols_are_refused(make_store: MakeStore, authority: trust
         with pytest.raises(ConnectionFailedError):
             await make_store(endpoint=server.endpoint, ca_bundle=ca_bundle).get("key")
         assert not server.requests
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+async def test_a_common_name_alone_proves_nothing(
+    make_store: MakeStore, authority: trustme.CA, ca_bundle: str, name: str
+) -> None:
+    """RFC 9525 section 6.3 and RFC 6125: names are those of the extension."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(common_name=name).configure_cert(context)
+    async with fault_server(tls=context) as server:
+        endpoint = server.endpoint.replace("127.0.0.1", name)
+        with pytest.raises(ConnectionFailedError, match="certificate verify failed") as caught:
+            await make_store(endpoint=endpoint, ca_bundle=ca_bundle).get("key")
+        assert caught.value.attempts == 1
+        assert not server.requests
+
+
+ANSWERS_WITHOUT_TLS = {
+    "http": b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n",
+    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "smtp": b"220 mail.example.com ESMTP ready\r\n",
+}
+
+
+@pytest.mark.parametrize("says", ANSWERS_WITHOUT_TLS)
+@pytest.mark.parametrize("verb", ["get", "put"])
+async def test_another_protocol_is_final(make_store: MakeStore, ca_bundle: str, says: str, verb: str) -> None:
+    connections = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await stream.receive_some(10_000)
+        await stream.send_all(ANSWERS_WITHOUT_TLS[says])
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        endpoint = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+        store = make_store(endpoint=endpoint, ca_bundle=ca_bundle)
+        with pytest.raises(ConnectionFailedError, match="does not speak TLS") as caught:
+            await (store.get("key") if verb == "get" else store.put("key", b""))
+        assert caught.value.attempts == connections == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_speaks_no_tls(clock: MockClock, make_store: MakeStore, ca_bundle: str) -> None:
@@ -158,3 +247,70 @@ async def test_an_upload_refused_early(make_store: MakeStore, authority: trustme
         with pytest.raises(PermissionDeniedError):
             await make_store(endpoint=server.endpoint, ca_bundle=ca_bundle).put("large", LARGE)
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("lingers", [False, True], ids=["and goes", "and stays"])
+@pytest.mark.parametrize("told_to_wait", [False, True])
+async def test_an_upload_refused_in_its_middle(
+    clock: MockClock, make_store: MakeStore, authority: trustme.CA, ca_bundle: str, *, lingers: bool, told_to_wait: bool
+) -> None:
+    """The server reads a little, refuses, and reads no more: its answer counts."""
+    async with fault_server(tls=server_context(authority)) as server:
+        refused = Fault(403, body=error_body("AccessDenied"), refuse_after=100_000, lingers=lingers)
+        server.script += [replace(refused, proceed=0.0 if told_to_wait else None)]
+        store = make_store(endpoint=server.endpoint, ca_bundle=ca_bundle)
+        with pytest.raises(PermissionDeniedError) as caught:
+            await store.put("large", LARGE * 8)
+        assert (caught.value.code, len(server.requests)) == ("AccessDenied", 1)
+        await store.put("large", LARGE)
+        assert server.objects[f"{ROOT}large"] == LARGE
+
+
+async def test_interim_answers_during_an_upload(make_store: MakeStore, authority: trustme.CA, ca_bundle: str) -> None:
+    async with fault_server(tls=server_context(authority)) as server:
+        server.always = Fault(hints=b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", sip=(50_000, 0.0))
+        await make_store(endpoint=server.endpoint, ca_bundle=ca_bundle).put("large", LARGE * 2)
+        assert server.objects[f"{ROOT}large"] == LARGE * 2
+        assert len(server.requests) == 1
+
+
+class TestEndsWithoutGoodbye:
+    """Answers without a length whose connection ends without a `close_notify`: the fault server never sends one."""
+
+    @pytest.fixture
+    async def server(self, authority: trustme.CA) -> AsyncIterator[FaultServer]:
+        async with fault_server(tls=server_context(authority)) as server:
+            server.objects[f"{ROOT}key"] = DATA
+            yield server
+
+    @pytest.fixture
+    def store(self, server: FaultServer, make_store: MakeStore, ca_bundle: str) -> S3Store:
+        return make_store(endpoint=server.endpoint, ca_bundle=ca_bundle)
+
+    @pytest.mark.parametrize(("status", "error"), [(403, PermissionDeniedError), (404, NotFoundError)])
+    @pytest.mark.parametrize("code", [b"", error_body("SomeCode")], ids=["empty", "xml"])
+    async def test_an_error(
+        self, server: FaultServer, store: S3Store, status: int, error: type[StoreError], code: bytes
+    ) -> None:
+        server.always = Fault(status, {"content-length": None}, code, hang_up=True)
+        for operation in (lambda: store.get("key"), lambda: store.put("new", DATA), lambda: store.list_page()):
+            with pytest.raises(error) as caught:
+                await operation()
+            assert (caught.value.status, caught.value.attempts) == (status, 1)
+            assert caught.value.code == ("SomeCode" if code else None)
+
+    async def test_a_write(self, server: FaultServer, store: S3Store) -> None:
+        """Its success has no body, so there is nothing that could have been cut."""
+        server.always = Fault(headers={"content-length": None}, hang_up=True)
+        await store.put("new", DATA, PutOptions(if_none_match=True))
+        assert len(server.requests) == 1
+
+    async def test_an_object(self, clock: MockClock, server: FaultServer, store: S3Store) -> None:
+        server.always = Fault(headers={"content-length": None}, hang_up=True)
+        with pytest.raises(ProtocolError, match="length"):
+            await store.get("key")
+
+    async def test_a_listing(self, clock: MockClock, server: FaultServer, store: S3Store) -> None:
+        server.always = Fault(headers={"content-length": None}, hang_up=True)
+        with pytest.raises(ConnectionFailedError):
+            await store.list_page()

@@ -8,14 +8,19 @@ The modules have the original's names too: `s3reader`, `s3writer`, `s3checkpoint
 
 from __future__ import annotations
 
-from . import collation
-from ._s3client import S3ClientConfig
-from .errors import S3Exception
-from .s3checkpoint import S3Checkpoint
-from .s3iterable_dataset import S3IterableDataset
-from .s3map_dataset import S3MapDataset
-from .s3reader import S3Reader, S3ReaderConstructor
-from .s3writer import S3Writer
+from ..extras import naming_the_extra
+
+try:
+    from . import collation
+    from ._s3client import S3ClientConfig
+    from .errors import S3Exception
+    from .s3checkpoint import S3Checkpoint
+    from .s3iterable_dataset import S3IterableDataset
+    from .s3map_dataset import S3MapDataset
+    from .s3reader import S3Reader, S3ReaderConstructor
+    from .s3writer import S3Writer
+except ModuleNotFoundError as error:
+    raise naming_the_extra(error) from None
 
 __version__ = "1.5.0"
 """The version of `s3torchconnector` whose interface this is. Programs compare it."""

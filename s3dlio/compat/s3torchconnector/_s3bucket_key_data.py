@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...urls import Uri
 from .objects import HasSize
 
 
@@ -22,10 +21,10 @@ class SchemeKeyData(S3BucketKeyData):
     scheme = "s3"
 
 
-def record_of(uri: Uri, key: str, info: HasSize | None = None) -> S3BucketKeyData:
-    """The record of the object `key` in the bucket of `uri`."""
-    if uri.scheme == "s3":
-        return S3BucketKeyData(uri.bucket, key, info)
-    record = SchemeKeyData(uri.bucket, key, info)
-    record.scheme = uri.scheme
+def record_of(scheme: str, bucket: str, key: str, info: HasSize | None = None) -> S3BucketKeyData:
+    """The record of the object `key` in a bucket of some scheme."""
+    if scheme == "s3":
+        return S3BucketKeyData(bucket, key, info)
+    record = SchemeKeyData(bucket, key, info)
+    record.scheme = scheme
     return record

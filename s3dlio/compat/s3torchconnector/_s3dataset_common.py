@@ -27,13 +27,14 @@ def identity(obj: S3Reader) -> S3Reader:
 def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Iterator[S3BucketKeyData]:
     """The objects whose keys begin with the key of `s3_uri`, listed page by page."""
     uri = split_uri(s3_uri)
-    return (record_of(uri, meta.key, ObjectInfo.of(meta)) for page in client.pages(uri) for meta in page.objects)
+    found = (meta for page in client.pages(uri) for meta in page.objects)
+    return (record_of(uri.scheme, uri.bucket, meta.key, ObjectInfo.of(meta)) for meta in found)
 
 
 def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:
     """The objects that URIs name, in their order. Whether they exist is not asked."""
     uris = [object_uris] if isinstance(object_uris, str) else object_uris
-    return [record_of(uri, uri.key) for uri in map(split_uri, uris)]
+    return [record_of(uri.scheme, uri.bucket, uri.key) for uri in map(split_uri, uris)]
 
 
 @dataclass

@@ -10,6 +10,7 @@ as `type(error)(text of the whole traceback)`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from ...errors import (
@@ -25,6 +26,9 @@ KEY_ABSENT = "Service error: The key does not exist"
 OBJECT_ABSENT = "Service error: The object was not found"
 BUCKET_ABSENT = "Service error: The bucket does not exist"
 NO_CREDENTIALS = "Client error: No signing credentials available, see CRT debug logs"
+
+_ELSEWHERE = re.compile(r"Blob|Block|objects\.")
+"""What the operations of Azure and Google are known by: no program matches on texts about these."""
 
 
 class S3Exception(Exception):
@@ -71,7 +75,7 @@ def _text(error: StoreError, absent: str) -> str:
     if isinstance(error, ProfileNotFoundError):
         return f"invalid AWS credentials: {error.message}"
     if isinstance(error, NoCredentialsError):
-        return NO_CREDENTIALS
+        return f"Client error: {error.message}" if _ELSEWHERE.search(error.operation or "") else NO_CREDENTIALS
     if isinstance(error, PermissionError):
         return f"Client error: Forbidden: {error.message}"
     if isinstance(error, ConfigError):

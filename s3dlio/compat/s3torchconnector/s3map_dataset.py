@@ -20,6 +20,7 @@ from ._s3dataset_common import (
     get_objects_from_uris,
     identity,
 )
+from .columns import in_columns
 from .source import StoredObject, in_one_batch
 
 
@@ -49,7 +50,7 @@ class S3MapDataset(Dataset[Any]):
     ) -> None:
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
         self._objects = DatasetObjects(client, get_dataset_objects, transform, reader_constructor)
-        self._found: list[S3BucketKeyData] | None = None
+        self._found: Sequence[S3BucketKeyData] | None = None
 
     @classmethod
     def from_prefix(
@@ -129,10 +130,12 @@ class S3MapDataset(Dataset[Any]):
         return [self._objects.item(stored) for stored in in_one_batch(map(self._stored, indices))]
 
     @property
-    def _records(self) -> list[S3BucketKeyData]:
+    def _records(self) -> Sequence[S3BucketKeyData]:
         if self._found is None:
-            self._found = list(self._objects.records())
+            self._found = in_columns(self._objects.records())
         return self._found
 
     def _stored(self, i: int) -> StoredObject:
+        if not hasattr(i, "__index__") and not isinstance(i, slice):
+            raise TypeError(f"list indices must be integers or slices, not {type(i).__name__}")
         return self._objects.stored(self._records[operator.index(i)])

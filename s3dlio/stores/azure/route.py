@@ -35,6 +35,10 @@ _HOST = re.compile(rf"({_ACCOUNT.pattern})((?:\.z[0-9]+)?)\.(?:dfs|blob)\.({'|'.
 _NO_DOMAIN = re.compile(r"[^.]+|[0-9.]+|.*:.*")
 
 
+ACCOUNT_IN_URI = "the first part of the URI is taken for the account where AZURE_STORAGE_ACCOUNT_NAME is not set"
+_EMULATOR_ACCOUNT = "devstoreaccount1"
+
+
 class Address(NamedTuple):
     """What a URI's first part names; `None` is left to the environment."""
 
@@ -45,12 +49,16 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How one container is reached: below the endpoint, blobs are at `path`, a slash, and the quoted key."""
+    """How one container is reached: below the endpoint, blobs are at `path`, a slash, and the quoted key.
+
+    `account_in_uri` is whether only the first part of the URI says what the account is.
+    """
 
     endpoint: Endpoint
     path: str
     container: str
     account: str | None
+    account_in_uri: bool = False
 
     def path_of(self, container: str | None) -> str:
         """The path of another container of the account. Errors: `InvalidUriError` for what is no container's name."""
@@ -93,13 +101,13 @@ def parse_address(bucket: str) -> Address:
     if not slash:
         return Address(_check_container(container))
     if not _ACCOUNT.fullmatch(account):
-        raise InvalidUriError(f"not the name of a storage account: {account!r}")
-    return Address(_check_container(container), account)
+        raise InvalidUriError(f"not the name of a storage account: {account!r}; {ACCOUNT_IN_URI}")
+    return Address(_check_container(container, f"; {ACCOUNT_IN_URI}"), account)
 
 
-def _check_container(name: str) -> str:
+def _check_container(name: str, hint: str = "") -> str:
     if not _CONTAINER.fullmatch(name):
-        raise InvalidUriError(f"not the name of a container: {name!r}", ErrorContext(bucket=name))
+        raise InvalidUriError(f"not the name of a container: {name!r}{hint}", ErrorContext(bucket=name))
     return name
 
 
@@ -118,7 +126,19 @@ def route(address: Address, account: AzureAccount) -> Route:
             server = replace(server, prefix=f"/{name}")
     else:
         server = Endpoint("https", address.host or _host(name), 443)
-    return Route(server, f"/{quote_path(address.container)}", address.container, name)
+    _check_secrecy(server, account, name)
+    in_uri = account.name is None and address.account is not None and address.host is None
+    return Route(server, f"/{quote_path(address.container)}", address.container, name, in_uri)
+
+
+def _check_secrecy(server: Endpoint, account: AzureAccount, name: str | None) -> None:
+    """Whoever reads a SAS on the way can use it; an account's key only signs. Everybody knows that of the emulator."""
+    sent = account.sas is not None and account.key is None and name != _EMULATOR_ACCOUNT
+    if sent and not server.confidential:
+        raise ConfigError(
+            f"the SAS of AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING is not sent in clear to another "
+            f"host: {server}; use https"
+        )
 
 
 def _host(account: str | None) -> str:

@@ -10,25 +10,31 @@ completed first succeeds: the other finds its blocks gone and fails with `Upload
 from __future__ import annotations
 
 import base64
+import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import trio
 
+from ...alignment.checksum import crc64nvme
 from ...auth.azure import AzureAccount, azure_account, azure_signer, sas_expiry
 from ...config import Config
 from ...errors import (
+    BucketNotFoundError,
+    ConnectionFailedError,
     ErrorContext,
     NotFoundError,
     ObjectChangedError,
     PermissionDeniedError,
+    ProtocolError,
     RangeError,
     RequestError,
     StallError,
     UnsupportedError,
     UploadNotFoundError,
+    shown,
 )
 from ...model import (
     DEFAULT_GET,
@@ -51,15 +57,21 @@ from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import quote_path
 from ...transport.service import Fault, Request
-from ..http import HeaderNames, HttpStore, open_service
+from ..http import HeaderNames, HttpStore, naming, open_service
 from ..xml import parse_error, text_of
-from .route import check_name, parse_address, route
+from .route import ACCOUNT_IN_URI, check_name, parse_address, route
 from .xml import block_list, parse_list_page
 
 API_VERSION = "2021-12-02"
 """The `x-ms-version` of all requests. All that is used here is older, so that emulators and appliances know it too."""
 
 _NAMES = HeaderNames("x-ms-meta-", "x-ms-version-id", "x-ms-access-tier", "x-ms-blob-content-type")
+_DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
+    "x-ms-content-crc64": lambda data: base64.b64encode(crc64nvme(data).to_bytes(8, "little")).decode(),
+    "content-md5": lambda data: base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
+}
+_CREATED = (201,)
+_ACCEPTED = (202,)
 _FIRST_LOOK = 0.05
 _LONGEST_WAIT = 2.0
 """Seconds between two looks at a copy that is being made."""
@@ -77,6 +89,7 @@ class AzureStore(HttpStore):
     _names = _NAMES
     _get = "GetBlob"
     _head = "GetBlobProperties"
+    _digests = _DIGESTS
 
     def __init__(self, bucket: str, config: Config, account: AzureAccount | None = None) -> None:
         account = account or azure_account(config)
@@ -105,8 +118,8 @@ class AzureStore(HttpStore):
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         headers = {"x-ms-blob-type": "BlockBlob", **_NAMES.of_write(options)}
-        request = self._request("PutBlob", "PUT", key, headers=headers, body=(data,))
-        return _NAMES.written((await self._write(request, options)).headers)
+        request = self._request("PutBlob", "PUT", key, headers=headers, body=(data,), success=_CREATED)
+        return await self._write(request, options, _NAMES.written)
 
     async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
         asked = {
@@ -118,9 +131,7 @@ class AzureStore(HttpStore):
             "marker": options.token or "",
         }
         query = [(name, value) for name, value in asked.items() if value]
-        answer = await self._send(self._request("ListBlobs", "GET", query=query))
-        with self._reading("ListBlobs"):
-            page = parse_list_page(answer.body)
+        page = await self._page(self._request("ListBlobs", "GET", query=query), parse_list_page, options.token)
         return await self._pass_over(page, options.start_after) if options.start_after else page
 
     async def _pass_over(self, page: ListPage, start_after: str) -> ListPage:
@@ -143,7 +154,7 @@ class AzureStore(HttpStore):
 
     async def delete(self, key: str) -> None:
         try:
-            await self._send(self._request("DeleteBlob", "DELETE", key))
+            await self._send(self._request("DeleteBlob", "DELETE", key, success=_ACCEPTED))
         except NotFoundError as error:
             if error.code != "BlobNotFound":
                 raise
@@ -155,10 +166,9 @@ class AzureStore(HttpStore):
         """
         place = f"{self._route.path_of(self._container_of(source_bucket))}/{quote_path(check_name(source))}"
         headers = {"x-ms-copy-source": self._route.url(place)}
-        answer = await self._send(self._request("CopyBlob", "PUT", target, headers=headers))
-        if answer.headers.get("x-ms-copy-status", "success") == "success":
-            return _NAMES.written(answer.headers)
-        return await self._copied(target, answer.headers.get("x-ms-copy-id", ""))
+        request = self._request("CopyBlob", "PUT", target, headers=headers, success=_ACCEPTED)
+        made, copy_id = await self._ask(request, _copy)
+        return made if copy_id is None else await self._copied(target, copy_id)
 
     async def _copied(self, target: str, copy_id: str) -> PutResult:
         """Wait for the end of a copy, as long as it moves."""
@@ -166,13 +176,14 @@ class AzureStore(HttpStore):
         while True:
             await trio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
-            headers = (await self._send(self._request(self._head, "HEAD", target))).headers
-            context = self._context("CopyBlob", target)
+            answer = await self._send(self._request(self._head, "HEAD", target))
+            headers, context = answer.headers, self._context("CopyBlob", target)
             if headers.get("x-ms-copy-id") != copy_id:
                 raise ObjectChangedError("another write replaced the copy that was being made", context)
             status = headers.get("x-ms-copy-status", "")
             if status == "success":
-                return _NAMES.written(headers)
+                with naming(context):
+                    return _NAMES.written(answer)
             if status != "pending":
                 why = headers.get("x-ms-copy-status-description", "no reason given")
                 raise RequestError(f"the copy ended as {status!r}: {why}", context)
@@ -190,11 +201,12 @@ class AzureStore(HttpStore):
         return upload
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
-        """Send a block. The service has no empty ones: an empty part is only taken note of."""
+        """Send part `number`, a block. The service has no empty ones: an empty part is only taken note of."""
         block, size = self._block("PutBlock", upload, number), memoryview(data).nbytes
         if size:
             query = [("comp", "block"), ("blockid", block)]
-            await self._send(self._request("PutBlock", "PUT", upload.key, query=query, body=(data,)))
+            request = self._request("PutBlock", "PUT", upload.key, query=query, body=(data,), success=_CREATED)
+            await self._check_sent(request, await self._send(request))
         else:
             await trio.lowlevel.checkpoint()
         return Part(number, block, size)
@@ -218,10 +230,11 @@ class AzureStore(HttpStore):
             query=[("comp", "blocklist")],
             headers={"content-type": "application/xml", **_NAMES.of_write(upload.options)},
             body=(block_list(part.etag for part in parts if part.size),),
+            success=_CREATED,
         )
-        answer = await self._write(request, upload.options)
+        made = await self._write(request, upload.options, _NAMES.written)
         self._uploads.discard(upload.id)
-        return _NAMES.written(answer.headers)
+        return made
 
     async def abort_upload(self, upload: Upload) -> None:
         """Forget the upload. Its blocks stay at the service, unseen: see the module's introduction."""
@@ -239,6 +252,10 @@ class AzureStore(HttpStore):
                 raise
             message = f"{error.message} The SAS token expired at {self._expires:%Y-%m-%dT%H:%M:%SZ}."
             raise PermissionDeniedError(message, error.context) from error
+        except (ConnectionFailedError, BucketNotFoundError) as error:
+            if not self._route.account_in_uri:
+                raise
+            raise type(error)(f"{error.message} ({ACCOUNT_IN_URI})", error.context) from error.__cause__
 
     def _container_of(self, bucket: str | None) -> str | None:
         """The name of another container of this account, in whatever spelling a URI has it."""
@@ -254,6 +271,14 @@ class AzureStore(HttpStore):
 def block_id(upload: str, number: int) -> str:
     """The id of a block, of the same length for every part, as the service demands. `upload` is a UUID in hex."""
     return base64.b64encode(bytes.fromhex(upload) + number.to_bytes(4, "big")).decode()
+
+
+def _copy(answer: Answer) -> tuple[PutResult, str | None]:
+    """The version that a copy made or makes, and the id of one that goes on. Errors: `ProtocolError`."""
+    made, status = _NAMES.written(answer), answer.headers.get("x-ms-copy-status")
+    if status not in ("success", "pending"):
+        raise ProtocolError(f"a copy was begun without a state that makes sense: {shown(status or '')!r}")
+    return made, answer.headers.get("x-ms-copy-id", "") if status == "pending" else None
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault | None:

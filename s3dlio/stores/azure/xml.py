@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from ...errors import ProtocolError
 from ...model import ListPage, ObjectMeta
 from ...transport.http1 import http_date, parse_size, quote_etag
-from ..xml import parse, text_of
+from ..xml import MOST_LISTED, parse, text_of
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -17,7 +17,7 @@ def parse_list_page(body: bytes) -> ListPage:
 
     A directory of an account with a hierarchical namespace is listed as if it were a blob, which it is not.
     """
-    root = parse(body, "EnumerationResults")
+    root = parse(body, "EnumerationResults", MOST_LISTED)
     blobs = root.iterfind("Blobs/Blob")
     objects = tuple(_object(item) for item in blobs if item.findtext("Properties/ResourceType") != "directory")
     prefixes = tuple(_name(item) for item in root.iterfind("Blobs/BlobPrefix"))

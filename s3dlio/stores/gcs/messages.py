@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit
 from ...alignment import checksum
 from ...errors import (
     ErrorContext,
+    IntegrityError,
     InvalidKeyError,
     InvalidUriError,
     ObjectChangedError,
@@ -30,10 +31,10 @@ from ...errors import (
     ProtocolError,
     RequestError,
 )
-from ...model import ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult
+from ...model import ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, StoredChecksum
 from ...transport.download import Pin
 from ...transport.endpoint import Endpoint, parse_endpoint
-from ...transport.http1 import parse_size
+from ...transport.http1 import SecretText, parse_size
 from ...transport.service import Fault
 from ..http import HeaderNames, Query
 
@@ -236,15 +237,28 @@ def media_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
     stored = headers.get("x-goog-stored-content-length", str(size))
     if stored != str(size):
         raise ProtocolError(f"the stored object has {stored} bytes, what the server sends of it has {size}")
-    meta = _NAMES.describe(key, headers, size)
-    return replace(meta, etag=meta.version)
+    meta, crc32c = _NAMES.describe(key, headers, size), hash_header(headers)
+    return replace(meta, etag=meta.version, checksum=None if crc32c is None else StoredChecksum("CRC32C", crc32c))
 
 
-def put_result(resource: Mapping[str, Any]) -> PutResult:
-    """The version that a write made, from the new object's resource. Errors: `ProtocolError`."""
-    generation = _text(resource.get("generation"))
-    if generation is None:
-        raise ProtocolError("the new object is answered without its generation")
+def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
+    """The version that a write of `size` bytes with that CRC32C made, from the new object's resource.
+
+    Errors: `ProtocolError` where it is not the resource of such an object, `IntegrityError` for another CRC32C.
+    """
+    made = read_json(body)
+    result = _version_of(made, key)
+    if parse_size(str(made.get("size", ""))) != size:
+        raise ProtocolError(f"wrote {size} bytes, the new object is answered with a size that differs, or none")
+    if read_crc32c(str(made.get("crc32c", ""))) not in (crc32c, None):
+        raise IntegrityError("the object that was made does not have the CRC32C of what was sent")
+    return result
+
+
+def _version_of(made: Mapping[str, Any], key: str) -> PutResult:
+    generation = _text(made.get("generation"))
+    if made.get("name") != key or generation is None or generation_of(generation) is None:
+        raise ProtocolError("the new object is answered without its name and generation")
     return PutResult(generation, generation)
 
 
@@ -319,7 +333,7 @@ def session_target(headers: Mapping[str, str]) -> tuple[str, str]:
     location = urlsplit(headers.get("location", ""))
     if not location.path.startswith("/") or not location.query:
         raise ProtocolError("the new resumable upload has no address")
-    return location.path, location.query
+    return location.path, SecretText(location.query)
 
 
 def content_range(first: int, size: int) -> str:
@@ -338,16 +352,23 @@ def persisted(headers: Mapping[str, str]) -> int:
     return int(match[1]) + 1
 
 
-def read_rewrite(body: bytes) -> tuple[PutResult | None, str | None]:
-    """The copy that is made, or the token by which copying goes on. Errors: `ProtocolError`."""
+class Rewriting(NamedTuple):
+    """A copy that goes on: by which token, and how many bytes are copied."""
+
+    token: str
+    copied: int
+
+
+def read_rewrite(body: bytes, target: str) -> PutResult | Rewriting:
+    """The copy that is made, or is being made, of the key `target`. Errors: `ProtocolError`."""
     answer = read_json(body)
     if answer.get("done"):
         made = answer.get("resource")
-        return put_result(made if isinstance(made, dict) else {}), None
+        return _version_of(made if isinstance(made, dict) else {}, target)
     token = _text(answer.get("rewriteToken"))
     if token is None:
         raise ProtocolError("the copy is not done, and there is no token to go on with")
-    return None, token
+    return Rewriting(token, parse_size(str(answer.get("totalBytesRewritten", "0"))) or 0)
 
 
 # Composing

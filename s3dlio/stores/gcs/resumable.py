@@ -14,6 +14,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -32,7 +34,6 @@ from ...errors import (
 from ...transport.connection import Answer
 from ...transport.retry import Failure
 from ...transport.service import Request, Service
-from ..http import naming
 from .messages import content_range, persisted, session_target
 
 _CANCEL_TIME = 5.0
@@ -40,6 +41,14 @@ _CUT = (ConnectionFailedError, StallError, ThrottledError, ServerError, Protocol
 """After these nobody here knows how much has arrived."""
 
 _NOTHING = memoryview(b"")
+_SESSION = (200, 201, 308)
+
+T = TypeVar("T")
+
+
+def _read_session(read: Callable[[Answer], object], answer: Answer) -> object:
+    """What a session's answer shows: how much has arrived, or the object."""
+    return persisted(answer.headers) if answer.status == 308 else read(answer)
 
 
 class ResumableUploads:
@@ -50,16 +59,19 @@ class ResumableUploads:
         self._policy = service.policy
         self._jitter = jitter
 
-    async def send(self, begin: Request, data: memoryview) -> Answer:
-        """The final answer to the upload of `data`, not empty, that `begin` begins. Errors: `StoreError`."""
+    async def send(self, begin: Request, data: memoryview, read: Callable[[Answer], T]) -> T:
+        """What `read` finds in the final answer to the upload of `data`, not empty, that `begin` begins.
+
+        Errors: `StoreError`.
+        """
+        begin = begin._replace(success=(200, 201), proof=lambda answer: session_target(answer.headers))
         for left in reversed(range(self._policy.max_attempts)):
-            answer = await self._service.send(begin)
-            with naming(self._where(begin)):
-                path, query = session_target(answer.headers)
+            path, query = session_target((await self._service.send(begin)).headers)
             path = path.removeprefix(self._service.endpoint.prefix)
-            session = begin._replace(method="PUT", path=path, query=query, headers={}, body=())
+            session = begin._replace(method="PUT", path=path, query=query, headers={}, body=(), success=_SESSION)
+            session = session._replace(proof=partial(_read_session, read))
             try:
-                return await self._feed(session, data)
+                return read(await self._feed(session, data))
             except UploadNotFoundError:
                 if not left:
                     raise
@@ -83,8 +95,7 @@ class ResumableUploads:
                 answer = await self._to_session(session, len(data), len(data), _NOTHING)
             if answer.status != 308:
                 return answer
-            with naming(self._where(session)):
-                known, offset = offset, min(persisted(answer.headers), len(data))
+            known, offset = offset, min(persisted(answer.headers), len(data))
             attempt = 1 if offset > known else attempt + 1
             if attempt > self._policy.max_attempts:
                 raise failure or ProtocolError("the server takes no more of a resumable upload", self._where(session))

@@ -17,26 +17,27 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ipaddress import ip_address
+from functools import partial
 from typing import Any
 
 import trio
 
-from ...alignment.checksum import crc32c, kernel_for
+from ...alignment.checksum import crc32c
 from ...auth.bearer import BearerSigner, TokenProvider
 from ...auth.google import google_credentials
 from ...config import Config, MiB
 from ...errors import (
     BucketNotFoundError,
     ConfigError,
-    ErrorContext,
     IntegrityError,
     NotFoundError,
     NotModifiedError,
+    ProtocolError,
     StoreError,
     UploadNotFoundError,
+    shown,
 )
 from ...model import (
     DEFAULT_GET,
@@ -57,12 +58,14 @@ from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.endpoint import Endpoint
 from ...transport.service import Request
-from ..http import HASH_IN_THREAD_FROM, HttpStore, Query, creating, each, naming, open_service
+from ..http import HttpStore, Query, creating, each, open_service
 from ..store import check_key
 from . import messages
 from .resumable import ResumableUploads
 
 _log = logging.getLogger("s3dlio.stores")
+
+_ReadMade = Callable[[Answer], PutResult]
 
 RESUMABLE_FROM = 8 * MiB
 """Above this a write is resumable: one request more, and no byte sent twice. Source: "Resumable uploads"."""
@@ -75,6 +78,9 @@ class GCSStore(HttpStore):
     Google's application default ones. `config.gcs_endpoint` may name another server, an emulator as a rule: unless it
     is one of Google's, it gets no token but that of `credentials`. Errors: `InvalidUriError`, `ConfigError`.
     """
+
+    put_limit = 5 << 40
+    """Bytes that one :meth:`put` takes: parts need the rights to read, list and delete, a resumable upload none."""
 
     _get = _head = "objects.get"
     _pin = messages.GENERATION
@@ -90,7 +96,6 @@ class GCSStore(HttpStore):
         service = open_service(endpoint, config, BearerSigner(credentials), messages.read_fault)
         super().__init__(messages.check_bucket(bucket), config, service)
         self._resumable = ResumableUploads(service)
-        self._checksums = _Checksums()
         self._uploads: set[str] = set()
 
     @property
@@ -105,18 +110,21 @@ class GCSStore(HttpStore):
         query = [("alt", "media")] + ([("ifGenerationNotMatch", unless)] if unless else [])
         headers = {"accept-encoding": "gzip"}  # or a stored gzip would be inflated by the server
         request = self._request("objects.get", "GET", key, query=query, headers=headers)
-        result, answer = await self._download(request, landing, options)
-        await self._check_read(result, landing.view, answer)
+        result = await self._download(request, landing, options)
+        if not await self._is_sound(result, landing.view):
+            again = GetOptions(if_match=result.meta.etag)
+            result = await self._download(request, lambda _: landing.view, again)
+            if not await self._is_sound(result, landing.view):
+                context = self._context("objects.get", key)
+                raise IntegrityError("the bytes received, twice, do not have the object's CRC32C", context)
         return result
 
-    async def _check_read(self, result: GetResult, view: memoryview, answer: Answer) -> None:
-        """Compare a whole object with its checksum."""
-        expected = messages.hash_header(answer.headers)
-        if expected is None or (result.start, result.end) != (0, result.meta.size):
-            return
-        if await self._checksums.crc32c(view) != expected:
-            context = self._context("objects.get", result.meta.key)
-            raise IntegrityError("the bytes received do not have the object's CRC32C", context)
+    async def _is_sound(self, result: GetResult, view: memoryview) -> bool:
+        """Whether a whole object has its checksum."""
+        stored = result.meta.checksum
+        if stored is None or (result.start, result.end) != (0, result.meta.size):
+            return True
+        return await self._digest(crc32c, view) == stored.value
 
     async def head(self, key: str) -> ObjectMeta:
         answer = await self._send(self._request("objects.get", "GET", key))
@@ -124,9 +132,9 @@ class GCSStore(HttpStore):
             return messages.object_meta(messages.read_json(answer.body))
 
     async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
-        answer = await self._send(self._request("objects.list", "GET", query=messages.list_query(prefix, options)))
-        with self._reading("objects.list"):
-            return messages.read_page(answer.body, prefix, options.start_after)
+        request = self._request("objects.list", "GET", query=messages.list_query(prefix, options))
+        read = partial(messages.read_page, prefix=prefix, start_after=options.start_after)
+        return await self._page(request, read, options.token)
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         return messages.media_meta(key, headers, size)
@@ -142,27 +150,29 @@ class GCSStore(HttpStore):
         context = self._context("objects.insert", check_key(key))
         conditions = messages.conditions(options, context)
         view = memoryview(data).cast("B")
-        checksum = await self._checksums.crc32c(view)
+        checksum = await self._digest(crc32c, view)
         wanted = messages.resource(key, options, checksum)
+        read = partial(_made, key=key, size=len(view), crc32c=checksum)
         with creating(options):
             insert = self._insert_resumable if len(view) > RESUMABLE_FROM else self._insert_at_once
-            answer = await insert(key, view, wanted, conditions)
-        return self._written(answer, checksum, context), checksum
+            return await insert(key, view, wanted, conditions, read), checksum
 
-    async def _insert_at_once(self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query) -> Answer:
+    async def _insert_at_once(
+        self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query, read: _ReadMade
+    ) -> PutResult:
         kind, body = messages.multipart(wanted, view, secrets.token_hex(16))
         query = [("uploadType", "multipart"), *conditions]
         request = self._insert_request(key, query, {"content-type": kind}, body)
-        return await self._send(request._replace(idempotent=not conditions))
+        return await self._ask(request._replace(idempotent=not conditions), read)
 
     async def _insert_resumable(
-        self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query
-    ) -> Answer:
+        self, key: str, view: memoryview, wanted: Mapping[str, Any], conditions: Query, read: _ReadMade
+    ) -> PutResult:
         headers = {"content-type": "application/json", "x-upload-content-length": str(len(view))}
         query, body = [("uploadType", "resumable"), *conditions], json.dumps(wanted).encode()
         request = self._insert_request(key, query, headers, (body,))
         with _missing_bucket(request):
-            return await self._resumable.send(request, view)
+            return await self._resumable.send(request, view, read)
 
     def _insert_request(
         self, key: str, query: Query, headers: Mapping[str, str], body: Sequence[bytes | memoryview]
@@ -170,32 +180,25 @@ class GCSStore(HttpStore):
         path = messages.upload_path(self.bucket)
         return self._request("objects.insert", "POST", key, path=path, query=query, headers=headers, body=body)
 
-    def _written(self, answer: Answer, checksum: int, where: ErrorContext) -> PutResult:
-        """The version that was made, if it is what was sent. Errors: `IntegrityError`, `ProtocolError`."""
-        with naming(where):
-            made = messages.read_json(answer.body)
-            result = messages.put_result(made)
-        if messages.read_crc32c(str(made.get("crc32c", ""))) not in (checksum, None):
-            raise IntegrityError("the object that was made does not have the CRC32C of what was sent", where)
-        return result
-
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         bucket = self.bucket if source_bucket is None else messages.check_bucket(source_bucket)
         path = messages.rewrite_path(bucket, check_key(source), self.bucket, check_key(target))
-        token: str | None = None
+        known, query = None, list[tuple[str, str]]()
         while True:
-            query = [("rewriteToken", token)] if token else []
-            answer = await self._send(self._request("objects.rewrite", "POST", source, path=path, query=query))
-            with self._reading("objects.rewrite", source):
-                made, token = messages.read_rewrite(answer.body)
-            if made is not None:
+            request = self._request("objects.rewrite", "POST", source, path=path, query=query)
+            made = await self._ask(request, lambda answer: messages.read_rewrite(answer.body, target))
+            if isinstance(made, PutResult):
                 return made
+            if known is not None and made.copied <= known.copied:
+                message = f"the copy goes on, by the token {shown(made.token, 100)!r}, but copies nothing"
+                raise ProtocolError(message, self._context("objects.rewrite", source))
+            known, query = made, [("rewriteToken", made.token)]
 
     # Deleting
 
     async def delete(self, key: str) -> None:
         try:
-            await self._send(self._request("objects.delete", "DELETE", key))
+            await self._ask(self._request("objects.delete", "DELETE", key, success=(200, 204)), _removed)
         except BucketNotFoundError:
             raise
         except NotFoundError:
@@ -259,15 +262,15 @@ class GCSStore(HttpStore):
             headers={"content-type": "application/json"},
             body=(messages.compose_body(pieces, wanted or {}),),
         )
+        checksum, size = messages.joined_crc32c(pieces), sum(piece.size for piece in pieces)
+        read = partial(_made, key=target, size=size, crc32c=checksum)
         try:
-            answer = await self._send(request._replace(idempotent=not conditions))
+            made = await self._ask(request._replace(idempotent=not conditions), read)
         except BucketNotFoundError:
             raise
         except NotFoundError as error:
             raise UploadNotFoundError("a part of the upload is not there", error.context) from None
-        checksum = messages.joined_crc32c(pieces)
-        made = self._written(answer, checksum, self._context("objects.compose", target))
-        return messages.Piece(target, made.etag or "", checksum, sum(piece.size for piece in pieces))
+        return messages.Piece(target, made.etag or "", checksum, size)
 
     async def abort_upload(self, upload: Upload) -> None:
         self._uploads.discard(upload.id)
@@ -294,6 +297,16 @@ class GCSStore(HttpStore):
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
         with _missing_bucket(request):
             return await super()._send(request, download)
+
+
+def _made(answer: Answer, key: str, size: int, crc32c: int) -> PutResult:
+    return messages.read_made(answer.body, key, size, crc32c)
+
+
+def _removed(answer: Answer) -> None:
+    """Google answers 204, emulators 200: with nothing more, or it is somebody else's answer."""
+    if answer.body:
+        raise ProtocolError("the answer to a deletion has a body")
 
 
 @contextmanager
@@ -325,32 +338,7 @@ class _RememberedView:
         return self.view
 
 
-class _Checksums:
-    """CRC32C in a thread where it takes long, which the first one of a process does: it compiles the kernel."""
-
-    def __init__(self) -> None:
-        self._first = trio.Lock()
-
-    async def crc32c(self, data: memoryview) -> int:
-        """The CRC32C of `data`, which must not change meanwhile."""
-        if not len(data):
-            return 0
-        if not kernel_for.cache_info().currsize:
-            async with self._first:
-                return await trio.to_thread.run_sync(crc32c, data)
-        if len(data) < HASH_IN_THREAD_FROM:
-            return crc32c(data)
-        return await trio.to_thread.run_sync(crc32c, data)
-
-
 def _check_secrecy(endpoint: Endpoint) -> None:
     """A token is sent under TLS, or to this host, alone (RFC 6750 section 5.3). Errors: `ConfigError`."""
-    if not endpoint.tls and endpoint.address != "localhost" and not _is_loopback(endpoint.host):
+    if not endpoint.confidential:
         raise ConfigError(f"a token is not sent in clear to another host: {endpoint}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

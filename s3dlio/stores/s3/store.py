@@ -5,18 +5,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import cast
 
 import trio
 
+from ...alignment.checksum import Checksum
 from ...auth.aws import ProfileSettings, aws_credentials, aws_profile
+from ...auth.environment import variable
 from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, CredentialsProvider, SigV4Signer
-from ...config import Addressing, Config
-from ...errors import ConfigError, ProtocolError, StoreError, UploadNotFoundError, WrongRegionError
+from ...config import Addressing, Config, endpoint_in_environment
+from ...errors import (
+    BucketNotFoundError,
+    ConfigError,
+    ConnectionFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    StoreError,
+    UploadNotFoundError,
+    WrongRegionError,
+)
 from ...model import (
     DEFAULT_LIST,
     DEFAULT_PUT,
@@ -33,11 +46,13 @@ from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import http_date, quote_path
 from ...transport.service import Fault, Request, Service, seconds
-from ..http import HASH_IN_THREAD_FROM, HeaderNames, HttpStore, conditions, each, open_service, raise_first
+from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, settled
+from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
-from ..xml import parse, parse_error, text_of
-from .route import DEFAULT_REGION, Route, check_bucket, check_region, regional_endpoint, route
-from .xml import can_hold, complete_body, delete_body, delete_failures, parse_etag, parse_list_page
+from ..xml import parse_error, text_of
+from .route import DEFAULT_REGION, Route, Variant, check_bucket, regional_endpoint, route
+from .uploads import is_made_of
+from .xml import can_hold, complete_body, delete_body, delete_failures, parse_list_page, parse_upload_id, parse_written
 
 _DELETE_BATCH = 1000
 _XML = {"content-type": "application/xml"}
@@ -45,6 +60,18 @@ _NAMES = HeaderNames("x-amz-meta-", "x-amz-version-id", "x-amz-storage-class", "
 _ELSEWHERE = frozenset({301, 302, 307, 400, 403})
 """The statuses by which a request learns that its bucket is in another region."""
 
+_ASK_FOR_RESTORED = {"x-amz-optional-object-attributes": "RestoreStatus"}
+"""Of AWS alone: other servers may refuse what they do not know."""
+
+
+def _digest(algorithm: str, data: memoryview) -> str:
+    return Checksum(algorithm, data).base64
+
+
+_DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
+    f"x-amz-checksum-{name.lower()}": partial(_digest, name) for name in ("CRC64NVME", "CRC32C", "CRC32")
+}
+_GOOGLE = "storage.googleapis.com"
 _EXPIRY = re.compile('expiry-date="([^"]*)"')
 
 
@@ -59,11 +86,16 @@ class S3Store(HttpStore):
     _names = _NAMES
     _get = "GetObject"
     _head = "HeadObject"
+    _digests = _DIGESTS
 
     def __init__(self, bucket: str, config: Config, credentials: CredentialsProvider | None = None) -> None:
         super().__init__(check_bucket(bucket), config)
-        self._credentials = credentials
+        self._given = self._credentials = credentials
+        self._found = config
         self._route: Route | None = None
+        self._answered = self._is_there = False
+        self._begun: dict[str, datetime | None] = {}
+        """The uploads that nobody has ended, and when they were begun, by the server's clock."""
 
     @property
     def uri(self) -> str:
@@ -71,7 +103,7 @@ class S3Store(HttpStore):
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
         request = self._request("PutObject", "PUT", key, headers=_NAMES.of_write(options), body=(data,))
-        return _NAMES.written((await self._write(request, options)).headers)
+        return await self._write(request, options, _NAMES.written)
 
     async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
         asked = {
@@ -84,13 +116,17 @@ class S3Store(HttpStore):
             "continuation-token": options.token or "",
         }
         query = [(name, value) for name, value in asked.items() if value]
-        headers = {"x-amz-optional-object-attributes": "RestoreStatus"}
-        answer = await self._send(self._request("ListObjectsV2", "GET", query=query, headers=headers))
-        with self._reading("ListObjectsV2"):
-            return parse_list_page(answer.body)
+        await self._reach()
+        headers = _ASK_FOR_RESTORED if self._route is not None and self._route.aws else {}
+        request = self._request("ListObjectsV2", "GET", query=query, headers=headers)
+        return await self._page(request, parse_list_page, options.token)
 
     async def delete(self, key: str) -> None:
-        await self._send(self._request("DeleteObject", "DELETE", key))
+        try:
+            await self._send(self._request("DeleteObject", "DELETE", key, success=(204,)))
+        except NotFoundError as error:  # Google's answer; Amazon's is a success
+            if error.code != "NoSuchKey":
+                raise
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         rest = iter(keys)
@@ -101,40 +137,49 @@ class S3Store(HttpStore):
         raise_first(failures)
 
     async def _delete_batch(self, keys: Sequence[str]) -> list[StoreError]:
+        """Remove them in one request; one by one where the server has no such request, as Google's has not."""
         if not keys:
             return []
+        service = await self._reach()
+        if service.endpoint.host.endswith(_GOOGLE):
+            return await each(self.delete, keys)
+        try:
+            return await self._delete_together(keys)
+        except StoreError as error:
+            if error.status not in (405, 501) and error.code != "NotImplemented":
+                raise
+        return await each(self.delete, keys)
+
+    async def _delete_together(self, keys: Sequence[str]) -> list[StoreError]:
         body = delete_body(keys)
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {**_XML, "content-md5": digest}
         request = self._request("DeleteObjects", "POST", query=[("delete", "")], headers=headers, body=(body,))
-        answer = await self._send(request)
-        with self._reading("DeleteObjects"):
-            return list(delete_failures(answer.body, self._context("DeleteObjects")))
+        where = self._context("DeleteObjects")
+        return await self._ask(request, lambda answer: list(delete_failures(answer.body, where)))
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         bucket = self.bucket if source_bucket is None else check_bucket(source_bucket)
-        headers = {"x-amz-copy-source": f"/{bucket}/{quote_path(check_key(source))}"}
-        answer = await self._send(self._request("CopyObject", "PUT", target, headers=headers, fault_in_success=True))
-        with self._reading("CopyObject", target):
-            return _written(answer)
+        headers = {"x-amz-copy-source": f"/{quote_path(bucket)}/{quote_path(check_key(source))}"}
+        return await self._ask(self._request("CopyObject", "PUT", target, headers=headers), _copied)
 
     async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
         headers = _NAMES.of_write(replace(options, if_match=None, if_none_match=False))
         request = self._request("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
-        answer = await self._send(request)
-        with self._reading("CreateMultipartUpload", key):
-            upload = text_of(parse(answer.body), "UploadId")
-            if upload is None:
-                raise ProtocolError("the new upload has no id")
-        return Upload(key, upload, options)
+
+        async def begin() -> Upload:
+            upload_id, begun = await self._ask(request, _new_upload)
+            self._begun[upload_id] = begun
+            return Upload(key, upload_id, options)
+
+        return await settled(begin, self.abort_upload)
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
         query = [("partNumber", str(number)), ("uploadId", upload.id)]
-        answer = await self._send(self._request("UploadPart", "PUT", upload.key, query=query, body=(data,)))
-        etag = answer.headers.get("etag")
-        if not etag:
-            raise ProtocolError(f"part {number} was taken without an etag", self._context("UploadPart", upload.key))
-        return Part(number, etag, memoryview(data).nbytes)
+        request = self._request("UploadPart", "PUT", upload.key, query=query, body=(data,))
+        answer = await self._ask(request, _taken)
+        await self._check_sent(request, answer)
+        return Part(number, answer.headers["etag"], memoryview(data).nbytes)
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
         request = self._request(
@@ -144,30 +189,49 @@ class S3Store(HttpStore):
             query=[("uploadId", upload.id)],
             headers=_XML | conditions(upload.options),
             body=(complete_body(parts),),
-            fault_in_success=True,
         )
         try:
-            answer = await self._write(request, upload.options)
+            made = await self._write(request, upload.options, _completed)
         except UploadNotFoundError as error:
-            if (error.attempts or 0) < 2:
-                raise
-            return await self._completed_earlier(upload, parts, error)
-        with self._reading("CompleteMultipartUpload", upload.key):
-            return _written(answer)
+            made = await self._completed_earlier(upload, parts, error)
+        self._begun.pop(upload.id, None)
+        return made
 
     async def _completed_earlier(self, upload: Upload, parts: Sequence[Part], error: StoreError) -> PutResult:
-        """The answer to the first attempt was lost: the object tells whether that attempt succeeded."""
-        meta = await self.head(upload.key)
-        if meta.size != sum(part.size for part in parts) or meta.etag != composite_etag(parts):
+        """An upload that nobody has ended is gone: an attempt whose answer was lost may have completed it.
+
+        The object tells. Errors: `error` where it does not.
+        """
+        if upload.id not in self._begun:
             raise error
-        return PutResult(meta.etag, meta.version)
+        try:
+            answer = await self._send(self._request(self._head, "HEAD", upload.key))
+        except StoreError as unseen:
+            raise error from unseen
+        if not is_made_of(parts, self._begun[upload.id], answer.headers):
+            raise error
+        return _NAMES.written(answer)
 
     async def abort_upload(self, upload: Upload) -> None:
         query = [("uploadId", upload.id)]
+        self._begun.pop(upload.id, None)
         try:
-            await self._send(self._request("AbortMultipartUpload", "DELETE", upload.key, query=query))
+            await self._send(self._request("AbortMultipartUpload", "DELETE", upload.key, query=query, success=(204,)))
         except UploadNotFoundError:
             return
+
+    async def _check_bucket(self) -> None:
+        """The answer to a HEAD of an object has no body to tell what is not there. Who may not ask is told no more."""
+        if self._is_there:
+            return
+        try:
+            await self._send(self._request("HeadBucket", "HEAD"))
+        except NotFoundError as error:
+            raise BucketNotFoundError("no such bucket", error.context) from None
+        except StoreError as error:
+            self._is_there = isinstance(error, PermissionDeniedError)
+        else:
+            self._is_there = True
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         meta = super()._describe(key, headers, size)
@@ -186,40 +250,58 @@ class S3Store(HttpStore):
         headers = {**request.headers, PAYLOAD_HASH: hashed}
         request = request._replace(path=place.path + request.path, headers=headers)
         try:
+            answer = await self._follow(service, place, request, download)
+        except (PermissionDeniedError, ConnectionFailedError):
+            self._doubt(service)
+            raise
+        self._answered = True
+        return answer
+
+    async def _follow(self, service: Service, place: Route, request: Request, download: Download | None) -> Answer:
+        try:
             return await service.send(request, download)
         except WrongRegionError as error:
             service = self._move(error, place)
         return await service.send(request, download)
 
+    def _doubt(self, service: Service) -> None:
+        """Nothing has worked so far: what the profile says is read anew next time, as it may have been corrected."""
+        if self._service is service and not self._answered:
+            self._service = None
+            service.pool.retire()
+
     async def _open(self) -> Service:
         """Read the profile, which may touch files, and connect the parts. No request is sent."""
         settings = await trio.to_thread.run_sync(aws_profile, self.config)
-        self.config = config = with_profile(self.config, settings)
-        if self._credentials is None:
-            self._credentials = aws_credentials(config)
-        region = check_region(config.region or DEFAULT_REGION)
-        return self._take(route(self.bucket, region, config.endpoint, config.addressing))
+        self._found = with_profile(self.config, settings)
+        self._credentials = self._given or aws_credentials(self._found)
+        return self._take(self._route_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
+
+    def _route_in(self, region: str, endpoint: str | None) -> Route:
+        return route(self.bucket, region, endpoint, self._found.addressing, _variant(self._found))
 
     def _take(self, place: Route) -> Service:
         assert self._credentials is not None
         self._route = place
         signer = SigV4Signer(self._credentials, place.region)
-        return open_service(place.endpoint, self.config, signer, partial(read_fault, signed_for=place.region))
+        headers = {"x-amz-request-payer": "requester"} if self._found.requester_pays else None
+        return open_service(place.endpoint, self._found, signer, partial(read_fault, signed_for=place.region), headers)
 
     def _move(self, error: WrongRegionError, place: Route) -> Service:
         """Follow the bucket to the region the server named, once for all requests that were under way."""
-        assert self._service is not None
-        if self._route is not place:
+        if self._service is not None and self._route is not place:
             return self._service
         if error.region == place.region:
             raise error
         old = self._service
         try:
-            endpoint = regional_endpoint(self.config.endpoint, error.region)
-            self._service = self._take(route(self.bucket, error.region, endpoint, self.config.addressing))
+            endpoint = regional_endpoint(self._found.endpoint, error.region)
+            self._service = self._take(self._route_in(error.region, endpoint))
         except ConfigError:
-            raise error from None
-        old.pool.retire()
+            refused = error.status == 403 and not place.aws
+            raise PermissionDeniedError(error.message, error.context) if refused else error from None
+        if old is not None:
+            old.pool.retire()
         return self._service
 
 
@@ -231,12 +313,35 @@ def _fits_batch(key: str) -> bool:
 def with_profile(config: Config, settings: ProfileSettings) -> Config:
     """The configuration, with what it leaves open taken from the profile. Errors: `ConfigError`."""
     style = settings.addressing_style if config.addressing == "auto" else None
+    ca_bundle = config.ca_bundle or variable("AWS_CA_BUNDLE") or settings.ca_bundle or variable("REQUESTS_CA_BUNDLE")
     return replace(
         config,
         region=config.region or settings.region,
-        endpoint=config.endpoint or settings.endpoint_url,
-        ca_bundle=config.ca_bundle or settings.ca_bundle,
+        endpoint=_endpoint(config.endpoint, settings),
+        ca_bundle=ca_bundle or None,
         addressing=cast("Addressing", style or config.addressing),
+        use_fips_endpoint=_first(config.use_fips_endpoint, settings.use_fips_endpoint),
+        use_dualstack_endpoint=_first(config.use_dualstack_endpoint, settings.use_dualstack_endpoint),
+        use_accelerate_endpoint=_first(config.use_accelerate_endpoint, settings.use_accelerate_endpoint),
+    )
+
+
+def _first(asked: bool | None, otherwise: bool | None) -> bool | None:
+    return otherwise if asked is None else asked
+
+
+def _endpoint(configured: str | None, settings: ProfileSettings) -> str:
+    """The endpoint, or an empty one for AWS: in its place `None` would be looked for in the environment again."""
+    if settings.ignore_configured_endpoint_urls and configured == endpoint_in_environment():
+        return ""
+    return configured or settings.endpoint_url or ""
+
+
+def _variant(config: Config) -> Variant:
+    return Variant(
+        fips=bool(config.use_fips_endpoint),
+        dualstack=bool(config.use_dualstack_endpoint),
+        accelerate=bool(config.use_accelerate_endpoint),
     )
 
 
@@ -278,15 +383,21 @@ def restore_status(text: str | None) -> RestoreStatus | None:
     return RestoreStatus('ongoing-request="true"' in text, http_date(expiry[1]) if expiry else None)
 
 
-def composite_etag(parts: Sequence[Part]) -> str | None:
-    """The etag S3 gives an object made of parts: the MD5 of their MD5s, and how many. `None` for other etags."""
-    try:
-        digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
-    except ValueError:
-        return None
-    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
+def _taken(answer: Answer) -> Answer:
+    if not answer.headers.get("etag"):
+        raise ProtocolError("a part was taken without an etag")
+    return answer
 
 
-def _written(answer: Answer) -> PutResult:
-    """What CopyObject and CompleteMultipartUpload say of the new object, in their body."""
-    return PutResult(parse_etag(parse(answer.body)), answer.headers.get("x-amz-version-id"))
+def _new_upload(answer: Answer) -> tuple[str, datetime | None]:
+    """A new upload's id, and when the server says it is."""
+    return parse_upload_id(answer.body), http_date(answer.headers.get("date", ""))
+
+
+def _copied(answer: Answer) -> PutResult:
+    return PutResult(parse_written(answer.body, "CopyObjectResult"), answer.headers.get("x-amz-version-id"))
+
+
+def _completed(answer: Answer) -> PutResult:
+    root = "CompleteMultipartUploadResult"
+    return PutResult(parse_written(answer.body, root), answer.headers.get("x-amz-version-id"))

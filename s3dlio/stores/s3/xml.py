@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from ...errors import ErrorContext, ProtocolError, StoreError, error_class
 from ...model import ListPage, ObjectMeta, Part, RestoreStatus
 from ...transport.http1 import parse_size, quote_etag
-from ..xml import parse, text_of
+from ..xml import MOST_LISTED, parse, text_of
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -42,9 +42,25 @@ def parse_etag(element: Element) -> str | None:
     return quote_etag(etag) if etag else None
 
 
+def parse_upload_id(body: bytes) -> str:
+    """The new upload's id, in CreateMultipartUpload's answer. Errors: `ProtocolError`."""
+    upload = text_of(parse(body, "InitiateMultipartUploadResult"), "UploadId")
+    if upload is None:
+        raise ProtocolError("the new upload has no id")
+    return upload
+
+
+def parse_written(body: bytes, root: str) -> str:
+    """The etag of the object that was made, in an answer whose root is called so. Errors: `ProtocolError`."""
+    etag = parse_etag(parse(body, root))
+    if etag is None:
+        raise ProtocolError("the object that was made is answered without its etag")
+    return etag
+
+
 def parse_list_page(body: bytes) -> ListPage:
     """ListObjectsV2's answer. Errors: `ProtocolError`, also where more is promised and no token given."""
-    root = parse(body, "ListBucketResult")
+    root = parse(body, "ListBucketResult", MOST_LISTED)
     encoded = text_of(root, "EncodingType") == "url"
     objects = tuple(_object(item, encoded=encoded) for item in root.iterfind("Contents"))
     prefixes = tuple(_name(item, "Prefix", encoded=encoded) for item in root.iterfind("CommonPrefixes"))
@@ -91,7 +107,7 @@ def delete_body(keys: Sequence[str]) -> bytes:
 
 def delete_failures(body: bytes, where: ErrorContext) -> Iterable[StoreError]:
     """The objects that DeleteObjects' answer, which came from `where`, says could not be removed."""
-    for item in parse(body).iterfind("Error"):
+    for item in parse(body, "DeleteResult").iterfind("Error"):
         code = text_of(item, "Code")
         context = replace(where, key=item.findtext("Key") or None, status=200, code=code)
         kind = error_class(500 if code == "InternalError" else 400, code)

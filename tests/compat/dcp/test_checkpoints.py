@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from s3dlio.compat.s3torchconnector.dcp import (
     BinaryPrefixStrategy,
     HexPrefixStrategy,
     RoundRobinPrefixStrategy,
+    S3FileSystem,
     S3PrefixStrategyBase,
     S3StorageReader,
     S3StorageWriter,
@@ -261,13 +262,45 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_whole(path: str) -> Non
     assert len(keys(path)) == 2
 
 
-def test_threads_without_items_leave_no_files(path: str) -> None:
+def test_each_thread_has_a_file_also_without_items(path: str) -> None:
     for number in (1, 2):
         save({"tensor": torch.full((3,), number)}, storage_writer=Writer(path, thread_count=3))
-        assert len(keys(path)) == 2
+        assert len(keys(path)) == 4
     into = {"tensor": torch.zeros(3, dtype=torch.int64)}
     load(into, storage_reader=Reader(path))
     assert into["tensor"].tolist() == [2, 2, 2]
+
+
+class Planted:
+    """A pickle of this says that it was loaded."""
+
+    loaded: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Planted.loaded.append, ("planted",)
+
+
+def test_a_save_unpickles_nothing_that_it_finds(path: str) -> None:
+    s3dlio.put(f"{path}/.metadata", pickle.dumps(Planted()))
+    s3dlio.put(f"{path}/__0_0.distcp", b"of the one before")
+    save(state(), storage_writer=Writer(path))
+    assert Planted.loaded == []
+    assert_same(loaded(path))
+    assert len(keys(path)) == 2
+
+
+def test_a_save_removes_nothing_that_only_the_old_metadata_names(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.distcp"
+    kept.write_bytes(b"of somebody else")
+    path = f"file://{tmp_path}/checkpoint"
+    save(state(), storage_writer=Writer(path))
+    metadata = pickle.loads(s3dlio.get(f"{path}/.metadata"))
+    for stored in metadata.storage_data.values():
+        stored.relative_path = "../kept.distcp"
+    s3dlio.put(f"{path}/.metadata", pickle.dumps(metadata))
+    save(state(2), storage_writer=Writer(path))
+    assert kept.exists()
+    assert_same(loaded(path), 2)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -298,11 +331,18 @@ def test_a_save_that_cannot_publish_leaves_what_was_there(path: str, monkeypatch
     assert_same(loaded(path))
 
 
-def test_metadata_that_cannot_be_read_is_replaced(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    s3dlio.put(f"{path}/.metadata", b"not a pickle")
+def test_a_new_checkpoint_stands_where_the_old_files_cannot_be_listed(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> list[str]:
+        raise S3Exception("Client error: Forbidden")
+
     save(state(), storage_writer=Writer(path))
-    assert_same(loaded(path))
+    monkeypatch.setattr(S3FileSystem, "names_in", refused)
+    save(state(2), storage_writer=Writer(path))
+    assert_same(loaded(path), 2)
     assert "stay where they are" in caplog.text
+    assert len(keys(path)) == 3
 
 
 def test_overwriting_can_be_forbidden(path: str) -> None:

@@ -22,7 +22,7 @@ from ...servers.seaweedfs import SeaweedFS
 from .conftest import ALONE
 from .ranks import TENSORS, rows, rows_of
 
-LARGE = 1024
+LARGE = 256
 SMALL = 8
 ROOT = Path(__file__).parents[3]
 
@@ -65,7 +65,7 @@ def home(s3_server: SeaweedFS) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("s3_environment")
-def test_a_gibibyte_saved_by_four_ranks_is_loaded_by_four_and_by_two(home: str, tmp_path: Path) -> None:
+def test_what_four_ranks_saved_is_loaded_by_four_and_by_two(home: str, tmp_path: Path) -> None:
     path = f"{home}/large"
     done = torchrun(4, "save_and_load", path, tmp_path / "four", LARGE)
     found = results_of(done, tmp_path / "four", 4)

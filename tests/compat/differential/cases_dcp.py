@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint._extension import ZStandard
 from torch.distributed.checkpoint.default_planner import (
+    DefaultSavePlanner,
     _EmptyStateDictLoadPlanner,
 )
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
@@ -160,6 +161,32 @@ def files_in_the_folders_of_a_strategy(lib: Library, at: Place) -> object:
         save(lib, path, example(), prefix_strategy=strategy, thread_count=2)
         loaded.append(load(lib, path, {"step": None, "scalar": torch.tensor(0.0)}))
     return at.names(), loaded
+
+
+def _save_by_ranks(lib: Library, path: str, ranks: int, **options: Any) -> None:
+    """What each of several ranks does when all save the same small state, one after the other."""
+    writer = lib.dcp.S3StorageWriter(REGION, path, **options)
+    planners, plans = [DefaultSavePlanner() for _ in range(ranks)], []
+    writer.set_up_storage_writer(True)
+    for rank, planner in enumerate(planners):
+        planner.set_up_planner({f"step of {rank}": rank}, is_coordinator=rank == 0)
+        plans.append(writer.prepare_local_plan(planner.create_local_plan()))
+    plans, metadata = planners[0].create_global_plan(plans)
+    written = [
+        writer.write_data(planner.finish_plan(plan), planner).value()
+        for plan, planner in zip(writer.prepare_global_plan(plans), planners, strict=True)
+    ]
+    writer.finish(metadata, written)
+
+
+@case
+def a_file_of_every_thread_of_every_rank(lib: Library, at: Place) -> object:
+    """Also where it has nothing to save: tools count the files, and move them by name."""
+    binary = lib.dcp.BinaryPrefixStrategy(epoch_num=2, min_prefix_length=3, prefix_count=4)
+    _save_by_ranks(lib, at.scratch("default"), 3, thread_count=4)
+    _save_by_ranks(lib, at.scratch("binary"), 4, thread_count=2, prefix_strategy=binary)
+    save(lib, at.scratch("alone"), {"step": torch.tensor(1)}, thread_count=2)
+    return [(name, len(at.get(name)) > 0) for name in at.names()]
 
 
 @case

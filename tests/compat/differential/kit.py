@@ -300,6 +300,10 @@ _TOLD: Mapping[str, tuple[str, ...]] = {
 """What objects of the libraries tell, by class name."""
 
 
+UNRELEASED = ("requester_pays",)
+"""Fields that the original has on its main branch, but not in the version that is compared."""
+
+
 def described(value: Any) -> object:
     """A value as tuples, lists and texts, which compare whoever made the value, and are described by themselves.
 
@@ -332,7 +336,8 @@ def _described_container(value: Any) -> object:
     if name in _TOLD:
         return name, *((each, described(getattr(value, each))) for each in _TOLD[name])
     if dataclasses.is_dataclass(value):
-        return name, *((each.name, described(getattr(value, each.name))) for each in dataclasses.fields(value))
+        shown = [each.name for each in dataclasses.fields(value) if each.name not in UNRELEASED]
+        return name, *((each, described(getattr(value, each))) for each in shown)
     if isinstance(value, Mapping):
         return name, *sorted((str(described(key)), described(each)) for key, each in value.items())
     if isinstance(value, (set, frozenset)):

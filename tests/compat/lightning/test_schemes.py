@@ -3,8 +3,7 @@
 A path that is given to `save_checkpoint` or as `ckpt_path` goes to the plugin as it is: there every scheme is good. A
 folder, of `ModelCheckpoint` or `default_root_dir`, is looked at by Lightning itself, by means of fsspec. For `s3://`
 that takes s3fs, which `test_trainer.py` uses, and for `gs://` and `az://` it takes gcsfs and adlfs, which no test here
-installs. fsspec knows no `direct://`, and of `file://` Lightning makes a path without a scheme: both are errors, tested
-below.
+installs: what Lightning says without them is in the guide.
 """
 
 from __future__ import annotations
@@ -16,12 +15,19 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import s3dlio
 from s3dlio.compat.s3torchconnector import S3Exception
 from s3dlio.compat.s3torchconnector.lightning import S3LightningCheckpoint
 
 from ...places import Place
 from .halfway import ballast
 from .training import ADVICE, STEPS, Classifier, Curve, ResumableLoader, fill, trainer
+
+MESSAGES = {
+    "az": "Install adlfs to access Azure Datalake Gen2 and Azure Blob Storage",
+    "gs": "Please install gcsfs to access Google Storage",
+}
+"""What fsspec says without the packages for these clouds."""
 
 pytestmark = [*ADVICE, pytest.mark.usefixtures("environment")]
 
@@ -61,19 +67,31 @@ def test_a_trainer_saves_and_another_one_goes_on(folder: str) -> None:
     assert not half.losses.keys() & rest.losses.keys()
 
 
-@pytest.mark.parametrize(
-    ("place", "text"), [("file", "Only s3:// URIs"), ("direct", "Protocol not known: direct")], indirect=["place"]
-)
-def test_a_folder_that_lightning_cannot_look_at_is_an_error(
-    text: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["file", "direct"], indirect=True)
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+def test_checkpoints_of_every_epoch_go_to_a_folder(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is written elsewhere."""
-    data = f"{folder}/data/"
+    """Two are kept, and nothing is written elsewhere."""
+    data, kept = f"{folder}/data/", f"{folder}/checkpoints"
     fill(data)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=text):
-        trainer(S3LightningCheckpoint(None), ModelCheckpoint(f"{folder}/checkpoints"), max_epochs=1).fit(
-            Classifier(), ResumableLoader(data)
-        )
+
+    def saving() -> ModelCheckpoint:
+        return ModelCheckpoint(kept, filename="{epoch}", monitor="epoch", mode="max", save_top_k=2, save_last=True)
+
+    first, rest = saving(), Curve()
+    trainer(S3LightningCheckpoint(None), first, max_epochs=3).fit(Classifier(), ResumableLoader(data))
+    assert sorted(entry.key for entry in s3dlio.list(f"{kept}/")) == ["epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"]
+    trainer(S3LightningCheckpoint(None), saving(), rest, max_epochs=4).fit(
+        Classifier(), ResumableLoader(data), ckpt_path=first.best_model_path
+    )
+    assert list(rest.losses) == list(range(3 * STEPS + 1, 4 * STEPS + 1))
     assert not list(tmp_path.iterdir())
-    assert not Path(folder.partition("://")[2], "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("place", "text"), [("az", MESSAGES["az"]), ("gs", MESSAGES["gs"])], indirect=["place"])
+def test_a_folder_that_lightning_cannot_look_at_is_an_error(text: str, folder: str) -> None:
+    with pytest.raises(ImportError, match=f"^{text}$"):
+        trainer(S3LightningCheckpoint(None), ModelCheckpoint(f"{folder}/checkpoints"), max_epochs=1)
+    assert text in (Path(__file__).parents[3] / "docs" / "migration.md").read_text()

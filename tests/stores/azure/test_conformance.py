@@ -34,7 +34,7 @@ class TestAzure(StoreConformance):
 
     @pytest.fixture
     async def whole(self, container: str) -> AsyncIterator[ObjectStore]:
-        async with AzureStore(container, Config()) as store:
+        async with AzureStore(container, Config(max_attempts=3)) as store:
             yield store
 
     @pytest.fixture
@@ -45,7 +45,7 @@ class TestAzure(StoreConformance):
     async def elsewhere(self, azure_environment: Azurite) -> AsyncIterator[Elsewhere | None]:
         name = f"other-{uuid.uuid4()}"
         azure_environment.create_container(name)
-        async with AzureStore(name, Config()) as store:
+        async with AzureStore(name, Config(max_attempts=3)) as store:
             yield Elsewhere(name, store)
 
     async def test_two_uploads_of_one_key_are_apart(self, store: ObjectStore) -> None:

@@ -82,6 +82,25 @@ def test_what_is_no_place(bucket: str) -> None:
         parse_address(bucket)
 
 
+@pytest.mark.parametrize("bucket", ["data/file.txt", "my_data/train", "data/Train"])
+def test_a_container_taken_for_an_account_is_told(bucket: str) -> None:
+    with pytest.raises(InvalidUriError, match="AZURE_STORAGE_ACCOUNT_NAME is not set"):
+        parse_address(bucket)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "account", "in_uri"),
+    [
+        ("acct/con", None, True),
+        ("acct/con", "acct", False),
+        ("con", "acct", False),
+        (ABFSS, None, False),
+    ],
+)
+def test_whose_word_the_account_is(bucket: str, account: str | None, in_uri: bool) -> None:
+    assert route(parse_address(bucket), AzureAccount(account)).account_in_uri is in_uri
+
+
 @pytest.mark.parametrize(
     ("bucket", "account", "url"),
     [

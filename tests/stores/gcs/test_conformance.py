@@ -29,7 +29,7 @@ class OnFakeGCS(StoreConformance):
     @pytest.fixture
     async def whole(self, gcs_server: GCSServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GCSStore]:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.endpoint)
-        async with GCSStore(fresh_bucket(gcs_server), Config()) as store:
+        async with GCSStore(fresh_bucket(gcs_server), Config(max_attempts=3)) as store:
             yield store
 
     @pytest.fixture
@@ -39,7 +39,7 @@ class OnFakeGCS(StoreConformance):
     @pytest.fixture
     async def elsewhere(self, gcs_server: GCSServer, whole: GCSStore) -> AsyncIterator[Elsewhere]:
         name = fresh_bucket(gcs_server)
-        async with GCSStore(name, Config()) as store:
+        async with GCSStore(name, Config(max_attempts=3)) as store:
             yield Elsewhere(name, store)
 
     async def test_an_object_is_of_the_storage_class_that_was_asked_for(self, store: ObjectStore) -> None:
@@ -95,7 +95,10 @@ class TestGCSByTheReference(StoreConformance):
 
     @pytest.fixture
     async def store(self) -> AsyncIterator[ObjectStore]:
-        async with scripted_gcs() as server, GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint)) as store:
+        async with (
+            scripted_gcs() as server,
+            GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint, max_attempts=3)) as store,
+        ):
             yield store
 
     async def test_copy_reaches_into_another_bucket_or_says_that_it_cannot(

@@ -244,11 +244,21 @@ def test_what_is_no_page(body: bytes) -> None:
 
 
 def test_copies() -> None:
-    assert messages.read_rewrite(b'{"done": false, "rewriteToken": "t"}') == (None, "t")
-    assert messages.read_rewrite(b'{"done": true, "resource": {"generation": "5"}}') == (PutResult("5", "5"), None)
-    for body in (b"{}", b'{"done": true}', b'{"done": true, "resource": []}', b'{"rewriteToken": ""}'):
+    assert messages.read_rewrite(b'{"done": false, "rewriteToken": "t"}', "k") == messages.Rewriting("t", 0)
+    going = b'{"rewriteToken": "t", "totalBytesRewritten": "17"}'
+    assert messages.read_rewrite(going, "k") == messages.Rewriting("t", 17)
+    done = b'{"done": true, "resource": {"name": "k", "generation": "5"}}'
+    assert messages.read_rewrite(done, "k") == PutResult("5", "5")
+    wrong = (
+        b"{}",
+        b'{"done": true}',
+        b'{"done": true, "resource": []}',
+        b'{"rewriteToken": ""}',
+        done.replace(b"k", b"l"),
+    )
+    for body in wrong:
         with pytest.raises(ProtocolError):
-            messages.read_rewrite(body)
+            messages.read_rewrite(body, "k")
 
 
 # Writing

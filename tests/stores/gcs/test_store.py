@@ -52,7 +52,7 @@ async def server() -> AsyncIterator[ScriptedGCS]:
 
 @pytest.fixture
 async def store(server: ScriptedGCS) -> AsyncIterator[GCSStore]:
-    async with GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint)) as store:
+    async with GCSStore(BUCKET, Config(gcs_endpoint=server.endpoint, max_attempts=3)) as store:
         yield store
 
 

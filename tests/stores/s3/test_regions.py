@@ -6,13 +6,25 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import cache
+from pathlib import Path
 
 import pytest
 import trio
 
+from s3dlio.auth.aws import ProfileSettings
 from s3dlio.auth.sigv4 import Credentials
-from s3dlio.errors import BucketNotFoundError, PermissionDeniedError, RequestError, StoreError, WrongRegionError
-from s3dlio.stores.s3.store import S3Store
+from s3dlio.config import Config
+from s3dlio.errors import (
+    BucketNotFoundError,
+    ConnectionFailedError,
+    NoCredentialsError,
+    PermissionDeniedError,
+    RequestError,
+    StoreError,
+    WrongRegionError,
+)
+from s3dlio.stores.s3.store import S3Store, with_profile
 
 from ...servers.faults import Asked, Fault, FaultServer, fault_server, refusal
 from ...transport.conftest import DATA, MakeStore
@@ -77,29 +89,125 @@ async def test_the_same_region_is_no_news(server: FaultServer, store: S3Store) -
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "region",
-    [
-        "evil.com/#",
-        "evil.com",
-        "a@evil.com",
-        "eu-west-1.evil.com#",
-        "..",
-        "a/b",
-        "EU",
-        "\N{LATIN SMALL LETTER E WITH ACUTE}",
-    ],
-)
+def elsewhere(region: str, *, in_header: bool) -> Fault:
+    body_says = refusal(400, "AuthorizationHeaderMalformed", Region=region)
+    return Fault(301, {"x-amz-bucket-region": region}) if in_header else body_says
+
+
+@pytest.mark.parametrize("region", ["RegionOne", "GRA", "zh_CN", "evil.com", "a@evil.com", ".."])
 @pytest.mark.parametrize("in_header", [False, True])
-async def test_a_region_never_becomes_another_host(
+async def test_any_name_of_a_region_is_followed_at_the_same_server(
     server: FaultServer, store: S3Store, region: str, *, in_header: bool
 ) -> None:
-    body_says = refusal(400, "AuthorizationHeaderMalformed", Region=region)
-    server.always = Fault(301, {"x-amz-bucket-region": region}) if in_header else body_says
+    server.script += [elsewhere(region, in_header=in_header)]
+    assert await store.get("key") == DATA
+    assert [signed_for(asked) for asked in server.requests] == ["us-east-1", region]
+
+
+@pytest.mark.parametrize(
+    "region", ["a/b", "evil.com/#", "a b", "a,b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "a" * 200]
+)
+@pytest.mark.parametrize("in_header", [False, True])
+async def test_a_region_that_cannot_be_signed_for_is_not_followed(
+    server: FaultServer, store: S3Store, region: str, *, in_header: bool
+) -> None:
+    server.always = elsewhere(region, in_header=in_header)
     with pytest.raises(WrongRegionError) as caught:
         await store.get("key")
     assert len(server.requests) == 1
     assert caught.value.endpoint == server.endpoint
+
+
+@pytest.mark.parametrize("region", ["RegionOne", "not to be signed/for"])
+async def test_a_refusal_that_names_a_region_stays_one(server: FaultServer, store: S3Store, region: str) -> None:
+    server.always = refusal(403, "AccessDenied", Region=region)
+    with pytest.raises(PermissionDeniedError) as caught:
+        await store.get("key")
+    assert (caught.value.status, caught.value.code) == (403, "AccessDenied")
+    assert server.requests[-1].headers["authorization"].split("/")[2] in ("us-east-1", "RegionOne")
+
+
+@pytest.mark.parametrize("region", ["RegionOne", "GRA", "zh_CN"])
+async def test_the_environment_may_name_any_region(
+    server: FaultServer, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    monkeypatch.setenv("AWS_REGION", region)
+    assert await make_store().get("key") == DATA
+    assert signed_for(server.requests[0]) == region
+
+
+PROFILE = """
+[profile job]
+region = GRA
+endpoint_url = {endpoint}
+aws_access_key_id = AKIDJOB
+aws_secret_access_key = secret
+"""
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("nothing_set")
+async def test_what_a_missing_profile_said_is_not_kept(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "job")
+    async with S3Store("bucket", Config()) as store:
+        with pytest.raises(NoCredentialsError):
+            await store.get("key")
+        (tmp_path / "config").write_text(PROFILE.format(endpoint=server.endpoint))
+        assert await store.get("key") == DATA
+    assert (signed_for(server.requests[0]), keys(server.requests)) == ("GRA", ["AKIDJOB"])
+
+
+@pytest.mark.parametrize("first", ["refused", "unreachable"])
+async def test_a_profile_may_be_corrected_until_something_has_worked(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: str
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    async with fault_server() as other:
+        other.always = refusal(403, "InvalidAccessKeyId")
+        wrong = other.endpoint if first == "refused" else "http://127.0.0.1:1"
+        (tmp_path / "config").write_text(PROFILE.format(endpoint=wrong))
+        store = S3Store("bucket", Config(profile="job", max_attempts=1))
+        with pytest.raises((PermissionDeniedError, ConnectionFailedError)):
+            await store.get("key")
+        for endpoint in (server.endpoint, wrong):
+            (tmp_path / "config").write_text(PROFILE.format(endpoint=endpoint))
+            assert await store.get("key") == DATA
+        server.always = refusal(403, "AccessDenied")
+        for _ in range(2):
+            with pytest.raises(PermissionDeniedError):
+                await store.get("key")
+    assert len(server.requests) == 4
+    await store.aclose()
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_the_profile_fills_what_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://environment")
+    said = ProfileSettings("eu-west-1", "https://profile", "/profile.pem", "path", use_fips_endpoint=True)
+    filled = with_profile(Config(use_dualstack_endpoint=False), said)
+    assert (filled.region, filled.endpoint, filled.addressing) == ("eu-west-1", "https://environment", "path")
+    assert (filled.use_fips_endpoint, filled.use_dualstack_endpoint, filled.ca_bundle) == (True, False, "/profile.pem")
+    ignoring = ProfileSettings(ignore_configured_endpoint_urls=True)
+    assert not with_profile(Config(), ignoring).endpoint
+    assert with_profile(Config(endpoint="https://asked"), ignoring).endpoint == "https://asked"
+
+
+def test_aws_variables_name_the_authorities_of_s3_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/requests.pem")
+    assert with_profile(Config(), ProfileSettings()).ca_bundle == "/requests.pem"
+    assert with_profile(Config(), ProfileSettings(ca_bundle="/profile.pem")).ca_bundle == "/profile.pem"
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/aws.pem")
+    assert with_profile(Config(), ProfileSettings(ca_bundle="/profile.pem")).ca_bundle == "/aws.pem"
+    assert with_profile(Config(ca_bundle="/asked.pem"), ProfileSettings()).ca_bundle == "/asked.pem"
+    assert Config().ca_bundle is None
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -123,8 +231,12 @@ class Rotating:
         self.refreshes = 0
         self.last = False
 
+    @cache  # noqa: B019
+    def _numbered(self, number: int) -> Credentials:
+        return Credentials(f"AKID{number}", "secret", "token")
+
     async def get(self) -> Credentials | None:
-        return Credentials(f"AKID{self.issued}", "secret", "token")
+        return self._numbered(self.issued)
 
     async def refresh(self, rejected: Credentials) -> bool:
         self.refreshes += 1
@@ -151,6 +263,24 @@ async def test_a_token_that_stays_expired(server: FaultServer, make_store: MakeS
     with pytest.raises(PermissionDeniedError) as caught:
         await make_store(provider).get("key")
     assert (len(server.requests), provider.refreshes, caught.value.code) == (2, 1, "ExpiredToken")
+
+
+async def test_an_expired_token_is_seen_in_a_refusal_without_a_text(server: FaultServer, make_store: MakeStore) -> None:
+    provider = Rotating()
+    server.script += [Fault(400)]
+    assert (await make_store(provider).head("key")).size == len(DATA)
+    assert keys(server.requests) == ["AKID0", "AKID1"]
+
+
+async def test_what_stays_refused_is_looked_into_once(server: FaultServer, make_store: MakeStore) -> None:
+    provider = Rotating()
+    provider.last = True
+    store = make_store(provider)
+    server.always = Fault(400)
+    for _ in range(3):
+        with pytest.raises(RequestError):
+            await store.head("key")
+    assert (len(server.requests), provider.refreshes) == (3, 1)
 
 
 async def test_nothing_newer_than_the_expired(server: FaultServer, make_store: MakeStore) -> None:

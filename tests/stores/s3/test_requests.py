@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from s3dlio.errors import InvalidKeyError, InvalidUriError
 from s3dlio.model import PutOptions, RestoreStatus
+from s3dlio.stores.s3.route import route
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import BytesSink
 from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore
 
-from ...servers.faults import Fault, FaultServer
-from ...transport.conftest import DATA, MakeStore
+from ...servers.faults import Fault, FaultServer, refusal
+from ...transport.conftest import DATA, ROOT, MakeStore
 
 INITIATED = Fault(200, body=b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
 COPIED = Fault(200, body=b"<CopyObjectResult><ETag>&quot;made&quot;</ETag></CopyObjectResult>")
@@ -68,6 +70,14 @@ async def test_a_listing_asks_for_archived_objects_and_tells_of_them(server: Fau
         ("GLACIER", RestoreStatus(True)),
         (None, None),
     ]
+    assert all(not name.startswith("x-amz-optional") for name in server.requests[0].headers), "that is AWS's alone"
+
+
+async def test_aws_alone_is_asked_for_what_is_known_of_archived_objects(
+    server: FaultServer, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3dlio.stores.s3.store.route", lambda *given: replace(route(*given), aws=True))
+    await make_store().list_page()
     (asked,) = server.requests
     assert asked.headers["x-amz-optional-object-attributes"] == "RestoreStatus"
     assert "x-amz-optional-object-attributes" in asked.headers["authorization"]
@@ -107,3 +117,33 @@ async def test_requests_introduce_themselves(server: FaultServer, make_store: Ma
         await store.put("key", DATA)
         await store.list_page()
         assert [asked.headers["user-agent"] for asked in server.requests] == [agent] * 3
+
+
+@pytest.mark.parametrize(
+    "refusal", [refusal(501, "NotImplemented"), refusal(405, "MethodNotAllowed"), refusal(400, "NotImplemented")]
+)
+async def test_a_server_without_delete_objects(server: FaultServer, store: S3Store, refusal: Fault) -> None:
+    server.objects.update({f"{ROOT}{number}": b"" for number in range(3)})
+    server.script.append(refusal)
+    await store.delete_many(["0", "1", "2", "absent"])
+    assert set(server.objects) == {f"{ROOT}key"}
+    assert [asked.method for asked in server.requests] == ["POST", *["DELETE"] * 4]
+
+
+async def test_google_is_not_asked_to_delete_objects_together(
+    server: FaultServer, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is its answer that there was nothing a failure."""
+    monkeypatch.setattr("s3dlio.stores.s3.store._GOOGLE", "127.0.0.1")
+    server.script.append(refusal(404, "NoSuchKey"))
+    await store.delete_many(["absent", "key"])
+    assert [(asked.method, asked.target) for asked in server.requests if "absent" not in asked.target] == [
+        ("DELETE", f"{ROOT}key")
+    ]
+    assert server.objects == {} or len(server.requests) == 2
+
+
+async def test_a_tenants_bucket_is_quoted_in_a_copys_source(server: FaultServer, store: S3Store) -> None:
+    server.always = COPIED
+    await store.copy("key", "target", source_bucket="tenant:bucket")
+    assert server.requests[0].headers["x-amz-copy-source"] == "/tenant%3Abucket/key"

@@ -21,7 +21,7 @@ from s3dlio.stores.s3.xml import (
     parse_list_page,
     parse_time,
 )
-from s3dlio.stores.xml import parse
+from s3dlio.stores.xml import parse, parse_error
 
 NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
@@ -148,7 +148,6 @@ BAD_LISTINGS = {
     "multi-byte encoding": b"<?xml version='1.0' encoding='gb2312'?><ListBucketResult/>",
     "encoding that is none": b"<?xml version='1.0' encoding='rot13'?><ListBucketResult/>",
     "not UTF-8": b"<ListBucketResult>\xff</ListBucketResult>",
-    "NUL": b"<ListBucketResult>\0</ListBucketResult>",
 }
 
 
@@ -164,9 +163,48 @@ def test_expansion_is_refused() -> None:
         parse(f'<!DOCTYPE x [<!ENTITY e0 "ha">{entities}]><x>&e9;</x>'.encode())
 
 
+@pytest.mark.parametrize("body", [b"<a/>" * 1_000_000, b"<a>" * 1_000_000, b"<R>" + b"<a>" * 30_000 + b"</a>" * 30_000])
+def test_more_tags_than_make_sense(body: bytes) -> None:
+    with pytest.raises(ProtocolError, match="tags"):
+        parse(body)
+
+
 def test_depth_does_not_matter() -> None:
-    depth = 100_000
+    depth = 20_000
     assert parse(b"<a>" * depth + b"</a>" * depth).tag == "a"
+
+
+@pytest.mark.parametrize("written", [b"\x07", b"&#x7;", b"&#X7;".lower(), b"&#07;", b"&#x07;"])
+def test_control_characters_are_read(written: bytes) -> None:
+    """Without loss: a key that holds one is that key."""
+    body = (
+        b"<ListBucketResult><Contents><Key>t" + written + b"&amp;\n</Key><Size>1</Size></Contents></ListBucketResult>"
+    )
+    assert parse_list_page(body).objects[0].key == "t\x07&\n"
+
+
+@given(st.text(st.characters(max_codepoint=0xFF), min_size=1))
+def test_any_text_is_read_as_it_was_escaped(text: str) -> None:
+    spelled = "".join(f"&#x{ord(letter):x};" if ord(letter) < 32 else escape(letter) for letter in text)
+    assert parse(f"<a>\x01{spelled}</a>".encode()).text == "\x01" + text
+
+
+def test_a_bare_ampersand_is_read() -> None:
+    assert parse(b"<R><Key>a&b &amp; &lt;</Key></R>").findtext("Key") == "a&b & <"
+
+
+def test_an_error_is_read_as_far_as_it_goes() -> None:
+    for rest in (
+        b"<Message>a & b</Message></Error>",
+        b"<Message>cut",
+        b"<a/>" * (2 << 20),
+        b"<a>" * (2 << 20),
+        b"<a</b>",
+    ):
+        root = parse_error(b" \r\n<?xml version='1.0'?><Error><Code>SlowDown</Code>" + rest)
+        assert root is not None
+        assert (root.findtext("Code"), len(root) < 20_000) == ("SlowDown", True)
+    assert parse_error(b"<a/>" * (2 << 20)) is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1"])

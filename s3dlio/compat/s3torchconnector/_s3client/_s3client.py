@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 from urllib.parse import unquote
@@ -12,6 +11,7 @@ from ....config import Durable
 from ....model import ListOptions, ListPage, PutOptions
 from ....urls import Uri
 from .._user_agent import UserAgent
+from ..arguments import check, check_given, count
 from ..errors import OBJECT_ABSENT, translated
 from ..objects import HasSize, HeadObjectResult, ListObjectResult, ObjectInfo
 from ..s3reader import S3Reader, SequentialS3Reader
@@ -90,7 +90,8 @@ class S3Client:
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None, *, scheme: str = "s3") -> S3Writer:
         """A writer of one object, which appears, in `storage_class` (`STANDARD_IA` ...), when the writer is closed."""
-        _check_names(bucket, key)
+        check(str, bucket=bucket, key=key)
+        check_given(storage_class=storage_class)
         with translated():
             return S3Writer(self.store(bucket, scheme).open_writer(key, PutOptions(storage_class=storage_class)))
 
@@ -102,18 +103,18 @@ class S3Client:
         Keys that have `delimiter` after the prefix are shown once for all, in `common_prefixes`, by what leads to it.
         Errors: `OverflowError` for a negative `max_keys`; those of the requests come while pages are taken.
         """
-        _check_names(bucket, prefix, delimiter)
+        check(str, bucket=bucket, prefix=prefix, delimiter=delimiter)
         return ListObjectStream(self.store(bucket, scheme), bucket, prefix, delimiter, max_keys)
 
     def head_object(self, bucket: str, key: str, *, scheme: str = "s3") -> HeadObjectResult:
         """Size (bytes), etag and the rest of one object. Errors: also where it is absent."""
-        _check_names(bucket, key)
+        check(str, bucket=bucket, key=key)
         with translated(OBJECT_ABSENT):
             return HeadObjectResult.of(self.store(bucket, scheme).head(key))
 
     def delete_object(self, bucket: str, key: str, *, scheme: str = "s3") -> None:
         """Remove an object. Removing an absent one succeeds."""
-        _check_names(bucket, key)
+        check(str, bucket=bucket, key=key)
         with translated():
             self.store(bucket, scheme).delete(key)
 
@@ -122,7 +123,7 @@ class S3Client:
 
         `src_key` is percent-encoded, `dst_key` is not: so it is in the original.
         """
-        _check_names(src_bucket, src_key, dst_bucket, dst_key)
+        check(str, src_bucket=src_bucket, src_key=src_key, dst_bucket=dst_bucket, dst_key=dst_key)
         elsewhere = src_bucket if src_bucket != dst_bucket else None
         with translated(OBJECT_ABSENT):
             self.store(dst_bucket, scheme).copy(unquote(src_key), dst_key, source_bucket=elsewhere)
@@ -136,14 +137,15 @@ class S3Client:
                 known = self._stores[scheme, bucket] = BlockingStore(Uri(scheme, bucket, ""), config)
         return known
 
-    def pages(self, uri: Uri) -> Iterator[ListPage]:
-        """The pages of what begins with `uri`, in our own terms."""
+    def pages(self, uri: Uri, delimiter: str = "") -> Iterator[ListPage]:
+        """The pages of what begins with `uri`, in our own terms; `delimiter` as in :meth:`list_objects`."""
         with translated():
-            yield from self.store(uri.bucket, uri.scheme).list_pages(uri.key)
+            yield from self.store(uri.bucket, uri.scheme).list_pages(uri.key, delimiter=delimiter)
 
     def stored_object(self, bucket: str, key: str, info: HasSize | None = None, scheme: str = "s3") -> StoredObject:
-        """One object; `info` is what is known of it. Errors: `ValueError` where `bucket` is empty."""
+        """One object; `info` is what is known of it. Errors: `ValueError` where `bucket` is empty; `TypeError`."""
         check_bucket(bucket)
+        check(str, bucket=bucket, key=key)
         return StoredObject(self.store(bucket, scheme), bucket, key, info)
 
 
@@ -154,12 +156,10 @@ class ListObjectStream:
     """
 
     def __init__(self, store: BlockingStore, bucket: str, prefix: str, delimiter: str, max_keys: int) -> None:
-        if operator.index(max_keys) < 0:
-            raise OverflowError(f"max_keys cannot be negative: {max_keys}")
         self.bucket = bucket
         self.prefix = prefix
         self.delimiter = delimiter
-        self.max_keys = max_keys
+        self.max_keys = count("max_keys", max_keys)
         self.continuation_token: str | None = None
         self.complete = False
         self._store = store
@@ -184,9 +184,3 @@ def reader_of(stored: StoredObject, constructor: ReaderConstructor | None) -> S3
         bucket=stored.bucket, key=stored.key, get_object_info=stored.info, get_stream=stored.stream
     )
     return reader
-
-
-def _check_names(*names: str) -> None:
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"buckets and keys are named by strings, not by {type(name).__name__}")

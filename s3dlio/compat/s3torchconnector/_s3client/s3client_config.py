@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from ....config import Config, GiB, MiB
 from ....errors import ConfigError
+from ..arguments import check, check_given, count, integer, real
 from ..errors import S3Exception, translated
 
 _SMALLEST_PART = 5 * MiB
@@ -33,8 +33,11 @@ class S3ClientConfig:
     - `force_path_style` puts the bucket into the path; without it, it is in the host name on AWS alone.
     - `max_attempts` is how often one request is sent before its error is raised; `AWS_MAX_ATTEMPTS` overrides it.
     - `profile` takes credentials from that profile of the AWS configuration files alone.
+    - `requester_pays` says in every request that its sender pays for it, as some buckets demand.
 
-    Errors, on first use: `S3Exception` for a value out of bounds, `TypeError` for one of the wrong type.
+    Settings that have no field here come from the environment: see :class:`s3dlio.Config`.
+    Errors: `ValueError` for `requester_pays` with `unsigned`, as nobody could be charged. On first use: `S3Exception`
+    for a value out of bounds, `TypeError` for one of the wrong type.
     """
 
     throughput_target_gbps: float = 10.0
@@ -43,6 +46,11 @@ class S3ClientConfig:
     force_path_style: bool = False
     max_attempts: int = 10
     profile: str | None = None
+    requester_pays: bool = False
+
+    def __post_init__(self) -> None:
+        if self.requester_pays and self.unsigned:
+            raise ValueError("requester_pays needs signed requests: it cannot be used with unsigned=True")
 
 
 _ENDPOINTS = {"s3": "endpoint", "az": "azure_endpoint", "abfss": "azure_endpoint", "gs": "gcs_endpoint"}
@@ -53,19 +61,24 @@ def store_config(
 ) -> Config:
     """The settings of the stores of one scheme behind one client; `settings` are further fields of :class:`Config`.
 
-    A region or endpoint that is `None` or empty comes from the environment. Files have no endpoint.
+    A region or endpoint that is `None` or empty comes from the environment, and so does what is not asked for here.
+    Files have no endpoint.
     Errors: `TypeError` for a value of the wrong type; `S3Exception` for one that cannot be used.
     """
+    check_given(region=region, endpoint=endpoint)
     _check(wanted)
     if endpoint and scheme in _ENDPOINTS:
         settings[_ENDPOINTS[scheme]] = endpoint
+    if wanted.force_path_style:
+        settings["addressing"] = "path"
+    for name, given in (("anonymous", wanted.unsigned), ("requester_pays", wanted.requester_pays)):
+        if given:
+            settings[name] = True
     with translated():
         return Config(
             region=region or None,
-            addressing="path" if wanted.force_path_style else "auto",
             profile=wanted.profile,
-            anonymous=bool(wanted.unsigned),
-            part_size=wanted.part_size,
+            part_size=int(wanted.part_size),
             parts_in_flight=parts_in_flight(wanted.throughput_target_gbps, wanted.part_size),
             max_attempts=_max_attempts(wanted.max_attempts),
             **settings,
@@ -79,18 +92,15 @@ def parts_in_flight(gbps: float, part_size: int) -> int:
 
 
 def _check(wanted: S3ClientConfig) -> None:
-    target = wanted.throughput_target_gbps
-    if not isinstance(target, int | float):
-        raise TypeError(f"throughput_target_gbps must be a number, not {type(target).__name__}")
+    target = real("throughput_target_gbps", wanted.throughput_target_gbps)
     if not target >= 0:
         raise S3Exception(f"invalid configuration: throughput_target_gbps must be zero or more, not {target}")
-    if not isinstance(wanted.part_size, int):
-        raise TypeError(f"part_size must be an integer, not {type(wanted.part_size).__name__}")
-    if not _SMALLEST_PART <= wanted.part_size <= _LARGEST_PART:
+    if not _SMALLEST_PART <= count("part_size", wanted.part_size) <= _LARGEST_PART:
         raise S3Exception("invalid configuration: part size must be at between 5MiB and 5GiB")
-    if wanted.profile is not None and not isinstance(wanted.profile, str):
-        raise TypeError(f"profile must be a string, not {type(wanted.profile).__name__}")
-    operator.index(wanted.max_attempts)
+    flags = ("unsigned", "force_path_style", "requester_pays")
+    check(bool, **{name: getattr(wanted, name) for name in flags})
+    integer("max_attempts", wanted.max_attempts)
+    check_given(profile=wanted.profile)
 
 
 def _max_attempts(configured: int) -> int:

@@ -17,24 +17,17 @@ class _Around:
 
 
 class Watched(_Around):
-    """While files are written: remembers how streams failed, and which files stayed empty.
-
-    PyTorch drops the errors of the threads it starts. It writes a file for each thread, also where that has no items;
-    the metadata does not tell of those, so no later save could find and remove them.
-    """
+    """While files are written: remembers how streams failed. PyTorch drops the errors of the threads it starts."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
         self.failures: list[BaseException] = []
-        self.empty: list[Any] = []
 
     @contextmanager
     def create_stream(self, path: Any, mode: str) -> Generator[Any, None, None]:
         try:
             with self._inner.create_stream(path, mode) as stream:
                 yield stream
-                if not stream.tell():
-                    self.empty.append(path)
         except BaseException as error:
             self.failures.append(error)
             raise

@@ -2,8 +2,12 @@
 
 A checkpoint is one `.metadata` object and the files that it names. What can be read is decided by `.metadata` alone, so
 the rules are these. It is written last, in one request. Until then a save over an older checkpoint touches nothing of
-it: where there is one, the new files get names of their own, and those that only the old one used are removed when the
-new `.metadata` is there. So a save that dies, whenever that is, leaves what was there before.
+it: where there is one, the new files get a tag in their names, and the old ones are removed when the new `.metadata` is
+there. So a save that dies, whenever that is, leaves what was there before.
+
+A save trusts nothing that lies in the bucket: the old `.metadata` is a pickle, and whoever can write to the bucket may
+have put it there. So the old files are not looked up in it, but known by their names: those that the prefix strategy
+gives to the files of some rank, in the folders where it puts them.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pickle
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +37,10 @@ from .._user_agent import UserAgent
 from ..errors import OBJECT_ABSENT, S3Exception
 from ..s3reader import DCPOptimizedConstructor, DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor
 from ..s3writer import S3Writer
-from ..uri import AnyPath, split_uri
+from ..uri import AnyPath, split_path
 from .guards import OneStep, Watched
 from .loading import FileItems, load_items
+from .replaced import replaced_files
 from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 
 _log = logging.getLogger(__name__)
@@ -80,14 +84,16 @@ class S3FileSystem(FileSystemBase):
         What was written becomes an object when the block ends, and never where it raises.
         Errors: `ValueError` for another mode.
         """
-        uri, constructor = split_uri(path), self._reader_constructor
+        uri, constructor = split_path(path), self._reader_constructor
         stream: S3Reader | S3Writer
         if mode == "wb":
             stream = self._client.put_object(uri.bucket, uri.key, **_scheme(uri))
         elif mode == "rb":
             stream = self._client.get_object(uri.bucket, uri.key, reader_constructor=constructor, **_scheme(uri))
         else:
-            raise ValueError(f"Invalid {mode=}: create_stream only supports rb (read mode) & wb (write mode)")
+            raise ValueError(
+                f"Invalid {mode=} mode argument: create_stream only supports rb (read mode) & wb (write mode)"
+            )
         with stream:
             yield stream
 
@@ -105,7 +111,7 @@ class S3FileSystem(FileSystemBase):
 
         Errors: `ValueError` where the two are in different buckets.
         """
-        old, new = split_uri(old_path), split_uri(new_path)
+        old, new = split_path(old_path), split_path(new_path)
         if old.root != new.root:
             raise ValueError(
                 "Source and destination buckets cannot be different (rename does not support cross-buckets operations)"
@@ -118,7 +124,7 @@ class S3FileSystem(FileSystemBase):
 
     def exists(self, path: AnyPath) -> bool:
         """Whether the object `path` is there."""
-        uri = split_uri(path)
+        uri = split_path(path)
         try:
             self._client.head_object(uri.bucket, uri.key, **_scheme(uri))
         except S3Exception as error:
@@ -129,15 +135,21 @@ class S3FileSystem(FileSystemBase):
 
     def rm_file(self, path: AnyPath) -> None:
         """Remove the object `path`. A failure is logged, not raised."""
-        uri = split_uri(path)
+        uri = split_path(path)
         try:
             self._client.delete_object(uri.bucket, uri.key, **_scheme(uri))
         except S3Exception:
             _log.exception("could not remove %s", uri)
 
+    def names_in(self, path: AnyPath) -> list[str]:
+        """The names of the objects right in the folder `path`."""
+        uri = split_path(f"{os.fspath(path).rstrip('/')}/")
+        pages = self._client.pages(uri, delimiter="/")
+        return [meta.key.removeprefix(uri.key) for page in pages for meta in page.objects]
+
     def file_items(self, path: AnyPath, items: list[ReadItem], where: dict[Any, Any]) -> FileItems:
         """The items to load from one file; `where` tells their ranges."""
-        uri = split_uri(path)
+        uri = split_path(path)
         return FileItems(self._client.stored_object(uri.bucket, uri.key, scheme=uri.scheme), items, where)
 
     @classmethod
@@ -146,7 +158,7 @@ class S3FileSystem(FileSystemBase):
         if isinstance(checkpoint_id, Path):
             return True
         try:
-            split_uri(checkpoint_id)
+            split_path(checkpoint_id)
         except ValueError:
             return False
         return True
@@ -186,18 +198,18 @@ class S3StorageWriter(FileSystemWriter):
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **ours)  # type: ignore[assignment]
         self.path = self.fs.init_path(path)
         self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
-        self._replaces = False
+        self._tag = ""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """The `plan` of one rank. Where ranks save without each other, this is where its files get their names."""
         plan = super().prepare_local_plan(plan)
         if plan.storage_data is None:
             return plan
-        return dataclasses.replace(plan, storage_data=StorageMetadata(plan.storage_data.prefix + self._tag()))
+        return dataclasses.replace(plan, storage_data=StorageMetadata(plan.storage_data.prefix + self._new_tag()))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """The `plans` of all ranks, with what the names of each rank's files begin with."""
-        tag = self._tag()
+        tag = self._new_tag()
         return [
             dataclasses.replace(plan, storage_data=StorageMetadata(self.prefix_strategy(rank) + tag))
             for rank, plan in enumerate(plans)
@@ -212,38 +224,40 @@ class S3StorageWriter(FileSystemWriter):
             written = super().write_data(plan, planner)
         if watched.failures:
             raise watched.failures[0]
-        for path in watched.empty:
-            self.fs.rm_file(path)
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Publish `metadata`, which makes a checkpoint of the files in `results`; then remove those it replaces."""
-        old = self._files_in_place() if self._replaces else set()
         with self._through(OneStep(self.fs)):
             super().finish(metadata, results)
-        kept = {result.storage_data.relative_path for rank in results for result in rank}
-        for name in old - kept:
-            self.fs.rm_file(self.fs.concat_path(self.path, name))
+        if self._tag:
+            self._remove_old_files(len(results))
 
-    def _tag(self) -> str:
+    def _new_tag(self) -> str:
         """A part of the files' names that tells them from those of a checkpoint that is there; else nothing."""
-        self._replaces = self.fs.exists(self._metadata_path)
-        return f"{uuid4().hex[:8]}_" if self._replaces else ""
+        self._tag = f"{uuid4().hex[:8]}_" if self.fs.exists(self._metadata_path) else ""
+        return self._tag
+
+    def _remove_old_files(self, ranks: int) -> None:
+        prefix_of = (lambda _: f"__{self.rank}_") if self._alone else self.prefix_strategy
+        try:
+            for name in replaced_files(prefix_of, ranks, self._names_in, self._tag):
+                self.fs.rm_file(self.fs.concat_path(self.path, name))
+        except Exception:  # also of a strategy that knows no more ranks: the new checkpoint is complete all the same
+            _log.exception("files of the checkpoint that was replaced stay where they are")
+
+    def _names_in(self, folder: str) -> list[str]:
+        names: list[str] = self.fs.names_in(self.fs.concat_path(self.path, folder))  # type: ignore[attr-defined]
+        return names
 
     @property
     def _metadata_path(self) -> AnyPath:
-        alone = getattr(self, "rank", None) is not None and not self.use_collectives  # PyTorch has it from 2.9 on
-        return self.fs.concat_path(self.path, f"__{self.rank}.metadata" if alone else ".metadata")
+        return self.fs.concat_path(self.path, f"__{self.rank}.metadata" if self._alone else ".metadata")
 
-    def _files_in_place(self) -> set[str]:
-        """The files of the checkpoint that is there; none where its metadata cannot be read."""
-        try:
-            with self.fs.create_stream(self._metadata_path, "rb") as stream:
-                metadata = pickle.load(stream)
-            return {stored.relative_path for stored in metadata.storage_data.values()}
-        except Exception:
-            _log.exception("the files of the checkpoint that is replaced stay where they are")
-            return set()
+    @property
+    def _alone(self) -> bool:
+        """Whether ranks save without each other. PyTorch knows of that from 2.9 on."""
+        return getattr(self, "rank", None) is not None and not self.use_collectives
 
     @contextmanager
     def _through(self, guard: Any) -> Generator[Any, None, None]:

@@ -128,9 +128,9 @@ def _epoch_folder(epoch: int | None) -> str:
 
 def _digits(count: int, base: int) -> int:
     """How many digits make `count` different numerals."""
-    digits = 1
-    while base**digits < count:
-        digits += 1
+    digits, numerals = 1, base
+    while numerals < count:
+        digits, numerals = digits + 1, numerals * base
     return digits
 
 

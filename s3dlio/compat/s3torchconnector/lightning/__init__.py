@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from .s3_lightning_checkpoint import S3LightningCheckpoint
+from ...extras import naming_the_extra
+
+try:
+    from . import folders
+    from .s3_lightning_checkpoint import S3LightningCheckpoint
+except ModuleNotFoundError as error:
+    raise naming_the_extra(error) from None
 
 __all__ = ["S3LightningCheckpoint"]
+
+folders.register()

@@ -14,6 +14,7 @@ from ....urls import Uri
 from .._s3client import S3Client, S3ClientConfig
 from .._user_agent import UserAgent
 from ..uri import split_uri
+from .folders import as_given
 
 _HAND_OVER = ".temp.ckpt"
 """Name of the file by which a Lightning strategy that starts processes of its own (`ddp_spawn`, `ddp_fork`,
@@ -78,4 +79,4 @@ def _parse(path: str) -> Uri:
         )
     if os.path.isabs(path) and os.path.basename(path) == _HAND_OVER:
         return split_uri(f"file://{path}")
-    return split_uri(path)
+    return split_uri(as_given(path))

@@ -8,7 +8,7 @@ from os.path import join
 from typing import TYPE_CHECKING
 
 from ..source import GetObjectInfo, GetStream, StoredObject
-from ..uri import AnyPath, split_uri
+from ..uri import AnyPath, split_path
 from .dcp_optimized import DEFAULT_MAX_GAP_SIZE, FALLBACK_GUIDANCE, DCPOptimizedS3Reader, ItemRange, check_gap
 from .protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
 from .ranged import RangedS3Reader
@@ -51,7 +51,7 @@ class DCPOptimizedConstructor:
             raise ValueError("storage_data must not be empty; required to map ReadItems to file ranges.")
         for item in plan_items:
             stored = storage_data[item.storage_index]
-            uri = str(split_uri(join(base_path, stored.relative_path)))  # spelled as in __call__
+            uri = str(split_path(join(base_path, stored.relative_path)))  # spelled as in __call__
             self._item_ranges_by_file[uri].append(ItemRange(stored.offset, stored.offset + stored.length))
 
     def __call__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> S3Reader:
@@ -65,8 +65,8 @@ class DCPOptimizedConstructor:
         uri = f"{_root(bucket, get_stream)}/{key}"
         if uri not in self._item_ranges_by_file:
             raise ValueError(
-                f"No ranges found for {uri}. S3StorageReader.prepare_local_plan tells them to the constructor.\n"
-                f"{FALLBACK_GUIDANCE}"
+                f"No ranges found for {uri}. Make sure range injection is used in "
+                f"'S3StorageReader.prepare_local_plan'.\n{FALLBACK_GUIDANCE}"
             )
         ranges = self._item_ranges_by_file[uri]
         return DCPOptimizedS3Reader(bucket, key, ranges, get_object_info, get_stream, self._max_gap_size)

@@ -8,7 +8,6 @@ somebody's own `get_stream` gives is read as one stream for each group of ranges
 from __future__ import annotations
 
 import io
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ....blocking.gather import Gather, ObjectRanges
 from ....config import MiB
 from ..errors import translated
 from ..source import GetObjectInfo, GetStream, StoredObject, source_of
-from .s3reader import NamedReader, writable_view
+from .s3reader import NamedReader, read_size, seek_argument
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -179,8 +178,8 @@ class DCPOptimizedS3Reader(NamedReader):
         """
         if size is None:
             raise ValueError(f"Size cannot be None; full read not supported.\n{FALLBACK_GUIDANCE}")
-        count = operator.index(size)
-        if count < 0:
+        count = read_size(size)
+        if count is None:
             raise ValueError(f"Size cannot be negative; full read not supported.\n{FALLBACK_GUIDANCE}")
         if not count:
             return b""
@@ -191,11 +190,16 @@ class DCPOptimizedS3Reader(NamedReader):
     def readinto(self, buf: WriteableBuffer) -> int:
         """Fill `buf`, a writable buffer, from the current item or the next, and return the count of bytes.
 
-        Errors: `ValueError` for bytes outside of them; `TypeError` for what is no writable buffer; `S3Exception`.
+        Errors: `ValueError` for bytes outside of them; `TypeError` for what is no buffer; `AssertionError` for one that
+        cannot be written to; `S3Exception`.
         """
-        target = writable_view(buf)
-        data = self._take(len(target))
-        target[: len(data)] = data
+        len(buf)  # type: ignore[arg-type]
+        view = memoryview(buf)
+        data = self._take(view.nbytes)
+        if view.readonly:
+            raise AssertionError("writable buffer required")
+        if view.nbytes:
+            view.cast("B")[: len(data)] = data
         self._position += len(data)
         return len(data)
 
@@ -205,9 +209,10 @@ class DCPOptimizedS3Reader(NamedReader):
         Whether it lies in an item is found out when it is read. Errors: `ValueError` for a negative position, and for a
         `whence` other than `SEEK_SET` and `SEEK_CUR`.
         """
+        distance = seek_argument(offset)
         if whence not in (io.SEEK_SET, io.SEEK_CUR):
             raise ValueError("whence must be SEEK_CUR or SEEK_SET integers")
-        target = operator.index(offset) + (self._position if whence == io.SEEK_CUR else 0)
+        target = distance + (self._position if whence == io.SEEK_CUR else 0)
         if target < 0:
             raise ValueError(f"negative seek value {target}")
         self._position = target

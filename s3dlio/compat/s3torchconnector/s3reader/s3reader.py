@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import operator
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .fetching import Fetcher
 
@@ -91,6 +91,9 @@ class FetchedReader(NamedReader):
     A reader can be pickled until it is read; afterwards that is a `TypeError`. It may be read after `close()`.
     """
 
+    _not_writable: ClassVar[str]
+    """What `readinto` says of a buffer it cannot fill, in the original's words."""
+
     def __init__(self, bucket: str, key: str, fetcher: Fetcher) -> None:
         super().__init__(bucket, key)
         self._fetcher = fetcher
@@ -105,7 +108,7 @@ class FetchedReader(NamedReader):
         return self.__dict__
 
     def read(self, size: int | None = None) -> bytes:
-        data = self._fetcher.read(self._position, _count(size))
+        data = self._fetcher.read(self._position, read_size(size))
         self._position += len(data)
         return data
 
@@ -114,19 +117,22 @@ class FetchedReader(NamedReader):
 
         `None` or a negative `size` means all of them. Errors: `S3Exception`; `TypeError` for what is no integer.
         """
-        count = _count(size)
+        count = read_size(size)
         data, at = self._fetcher.window(self._position) if count != 0 else (b"", 0)
         piece = data[at:] if count is None else data[at : at + count]
         self._position += len(piece)
         return piece
 
     def readinto(self, buf: WriteableBuffer) -> int:
-        count = self._fetcher.read_into(self._position, writable_view(buf))
+        count = self._fetcher.read_into(self._position, writable_view(buf, self._not_writable))
         self._position += count
         return count
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        limit = _count(size)
+        try:
+            limit = read_size(size)
+        except TypeError:  # in the words of `io`, whose method the original has
+            raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}") from None
         pieces: list[bytes] = []
         while limit is None or limit > 0:
             data, at = self._fetcher.window(self._position)
@@ -141,7 +147,7 @@ class FetchedReader(NamedReader):
         return b"".join(pieces)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        target = operator.index(offset) + self._origin(operator.index(whence))
+        target = seek_argument(offset) + self._origin(seek_argument(whence))
         if target < 0:
             raise ValueError(f"negative seek value {target}")
         self._position = self._fetcher.clamped(target, self._position)
@@ -166,17 +172,34 @@ def check_bucket(bucket: str) -> None:
         raise ValueError("Bucket should be specified")
 
 
-def writable_view(buffer: WriteableBuffer) -> memoryview:
-    """The bytes of a buffer that can be written to, whatever its items are. Errors: `TypeError` for anything else."""
+def writable_view(buffer: WriteableBuffer, not_writable: str) -> memoryview:
+    """The bytes of a buffer that can be written to, whatever its items are.
+
+    Errors: `TypeError` for anything else, which begins with `not_writable`.
+    """
     try:
         view = memoryview(buffer)
     except TypeError:
         view = memoryview(b"")
     if view.readonly:
-        raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}")
+        raise TypeError(f"{not_writable}, not {type(buffer).__name__}")
     return view.cast("B") if view.nbytes else memoryview(bytearray())  # a view without items cannot be cast
 
 
-def _count(size: int | None) -> int | None:
-    count = -1 if size is None else operator.index(size)
+def read_size(size: int | None) -> int | None:
+    """How many bytes to read, `None` for all. Errors: `TypeError` for what is no integer."""
+    if size is None:
+        return None
+    try:
+        count = operator.index(size)
+    except TypeError:
+        raise TypeError(f"argument should be integer or None, not {type(size)!r}") from None
     return count if count >= 0 else None
+
+
+def seek_argument(number: int) -> int:
+    """An offset or an origin. Errors: `TypeError` for what is no integer."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"integer argument expected, got {type(number)!r}") from None

@@ -1,0 +1,175 @@
+"""What comes in pieces is of one version, whatever a server's etags are worth, and has the object's own checksum."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from s3dlio.alignment import Checksum
+from s3dlio.config import Config
+from s3dlio.errors import IntegrityError, ObjectChangedError
+from s3dlio.model import DEFAULT_GET, GetOptions, GetResult, Sink, StoredChecksum
+from s3dlio.stores.memory import MemoryStore
+from s3dlio.stores.wrapper import WrapperStore
+from s3dlio.transfer import ParallelStore
+from s3dlio.urls import open_store
+
+from ..servers.faults import Fault, FaultServer, fault_server
+from .recorder import DATA, KEY, PART
+
+
+class _Checked(WrapperStore):
+    """A memory store that tells a checksum of the whole object, and flips a bit in reads number `flipped`."""
+
+    def __init__(self, algorithm: str, flipped: set[int]) -> None:
+        super().__init__(MemoryStore())
+        self.algorithm = algorithm
+        self.flipped = flipped
+        self.reads = 0
+
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+        self.reads += 1
+        number, views = self.reads, list[memoryview]()
+        checksum = Checksum(self.algorithm, await self.inner.get(key))
+        stored = StoredChecksum(self.algorithm, checksum.value)
+
+        def told(coming: GetResult) -> memoryview:
+            views.append(sink(replace(coming, meta=replace(coming.meta, checksum=stored))))
+            return views[0]
+
+        result = await super().fetch(key, told, options)
+        if number in self.flipped:
+            views[0][3] ^= 1
+        return replace(result, meta=replace(result.meta, checksum=stored))
+
+
+@asynccontextmanager
+async def _checked(algorithm: str = "CRC32C", *flipped: int) -> AsyncIterator[tuple[_Checked, ParallelStore]]:
+    inner = _Checked(algorithm, set(flipped))
+    await inner.put(KEY, DATA)
+    async with ParallelStore(inner, part_size=PART, parts_in_flight=4) as store:
+        yield inner, store
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME"])
+async def test_a_whole_object_is_compared_with_its_checksum(algorithm: str, known: bool) -> None:
+    async with _checked(algorithm, 4) as (inner, store):
+        meta = await inner.head(KEY) if known else None
+        assert await store.get(KEY, known=meta) == DATA  # read again, as a bit was flipped on the way
+        assert inner.reads == 20
+        view = memoryview(bytearray(95))
+        inner.flipped = {inner.reads + 9}
+        await store.get_into(KEY, view)
+        assert bytes(view) == DATA
+        assert inner.reads == 40
+
+
+async def test_what_does_not_have_its_checksum_twice_is_an_error() -> None:
+    async with _checked("CRC32C", 1, 11, 25, 35) as (inner, store):
+        with pytest.raises(IntegrityError, match="twice"):
+            await store.get(KEY)
+        assert inner.reads == 20
+        with pytest.raises(IntegrityError, match=f"key='{KEY}'"):
+            await store.get_into(KEY, memoryview(bytearray(95)))
+        assert inner.reads == 40
+
+
+async def test_a_part_of_an_object_is_not_compared_with_the_checksum_of_the_whole() -> None:
+    async with _checked() as (inner, store):
+        for start, size in ((0, 60), (20, 75)):
+            view = memoryview(bytearray(size))
+            await store.get_into(KEY, view, start=start)
+            assert bytes(view) == DATA[start : start + size]
+        view = memoryview(bytearray(20))
+        await store.get_pieces(KEY, [(0, view[:10]), (50, view[10:])])
+        assert bytes(view) == DATA[:10] + DATA[50:60]
+        assert inner.reads == 6 + 8 + 2
+
+
+# On the wire
+
+
+@asynccontextmanager
+async def _serving(always: Fault) -> AsyncIterator[tuple[FaultServer, ParallelStore]]:
+    async with fault_server() as server:
+        server.objects["/bucket/object"] = DATA
+        server.always = always
+        async with open_store("s3://bucket", Config(endpoint=server.endpoint, anonymous=True, part_size=PART)) as store:
+            yield server, store
+
+
+async def _read(store: ParallelStore, how: str) -> bytes:
+    if how == "get_into":
+        view = memoryview(bytearray(95))
+        await store.get_into(KEY, view)
+        return bytes(view)
+    return await store.get(KEY, known=await store.head(KEY) if how == "known" else None)
+
+
+WEAK = Fault(headers={"etag": 'W/"weak"'})
+
+
+@pytest.mark.parametrize("how", ["get", "known", "get_into"])
+async def test_a_weak_etag_does_not_keep_an_object_from_being_read_in_ranges(how: str) -> None:
+    async with _serving(WEAK) as (server, store):
+        for _ in range(2):
+            assert await _read(store, how) == DATA
+        assert not any("if-match" in asked.headers for asked in server.requests)
+
+
+@pytest.mark.parametrize("how", ["get", "known", "get_into"])
+@pytest.mark.parametrize(
+    "other", [{"etag": 'W/"other"'}, {"last-modified": "Fri, 01 Mar 2024 00:00:00 GMT"}, {"etag": '"strong"'}]
+)
+@pytest.mark.parametrize("replaced_in", [2, 5, 10])
+async def test_an_object_of_a_weak_etag_that_is_replaced_meanwhile_is_noticed(
+    replaced_in: int, other: dict[str, str], how: str
+) -> None:
+    async with _serving(WEAK) as (server, store):
+        known = [WEAK] if how == "known" else []
+        server.script.extend([*known, *[WEAK] * (replaced_in - 1), Fault(headers={**WEAK.headers, **other})])
+        with pytest.raises(ObjectChangedError):
+            await _read(store, how)
+
+
+@pytest.mark.parametrize("how", ["get", "known", "get_into"])
+async def test_a_server_that_knows_no_ranges_is_asked_once(how: str) -> None:
+    async with _serving(Fault(deaf_to=frozenset({"range"}))) as (server, store):
+        for _ in range(2):
+            server.requests.clear()
+            assert await _read(store, how) == DATA
+            assert [asked.method for asked in server.requests if asked.method == "GET"] == ["GET"]
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 60), (20, 75), (20, 40)])
+async def test_a_server_that_knows_no_ranges_is_asked_once_for_a_range(start: int, size: int) -> None:
+    async with _serving(Fault(deaf_to=frozenset({"range"}))) as (server, store):
+        view = memoryview(bytearray(size))
+        result = await store.get_into(KEY, view, start=start)
+        assert bytes(view) == DATA[start : start + size]
+        assert (result.start, result.end) == (start, start + size)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["get", "get_into"])
+@pytest.mark.parametrize("wrong", [1, 2])
+async def test_a_large_object_of_google_is_compared_with_its_crc32c(how: str, wrong: int) -> None:
+    """The first part arrives with a flipped bit, once or in both attempts."""
+    async with fault_server() as server:
+        server.objects["/storage/v1/b/bucket/o/object"] = DATA
+        headers = {"x-goog-hash": f"crc32c={Checksum('CRC32C', DATA).base64}", "x-goog-generation": "7"}
+        server.always = Fault(headers={**headers, "etag": None})
+        flipped = replace(server.always, body=b"\x80" + DATA[1:PART])
+        server.script.extend([flipped, *[server.always] * 9] * wrong)
+        config = Config(gcs_endpoint=server.endpoint, anonymous=True, part_size=PART)
+        async with open_store("gs://bucket", config) as store:
+            if wrong == 1:
+                assert await _read(store, how) == DATA
+            else:
+                with pytest.raises(IntegrityError, match="checksum"):
+                    await _read(store, how)
+        assert len(server.requests) == 20
