@@ -252,8 +252,3 @@ def flat(data: ReadableBuffer) -> memoryview:
     from pickle import PickleBuffer  # which, unlike `cast`, takes every item type, and no items
 
     return PickleBuffer(view).raw()
-
-
-DEFAULT_GET = GetOptions()
-DEFAULT_LIST = ListOptions()
-DEFAULT_PUT = PutOptions()

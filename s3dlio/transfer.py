@@ -20,18 +20,7 @@ import trio
 from .alignment.buffers import AlignedBuffer, fresh_bytes
 from .config import MiB
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
-from .model import (
-    DEFAULT_PUT,
-    BoundedRange,
-    GetOptions,
-    GetResult,
-    ObjectMeta,
-    Part,
-    PutOptions,
-    PutResult,
-    Upload,
-    flat,
-)
+from .model import BoundedRange, GetOptions, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload, flat
 from .stores.integrity import Digester, Landed
 from .stores.store import ObjectStore, exactly
 from .stores.wrapper import WrapperStore
@@ -252,7 +241,7 @@ class ParallelStore(WrapperStore):
             self._limiter.release_on_behalf_of(token)
         await landed.add(result, view)
 
-    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         """Write the object `key`: in one request, or as parts sent from where `data` lies. It appears whole.
 
         `data` is any contiguous buffer of up to 5 TiB, and must not change meanwhile. `options` are the object's
@@ -261,7 +250,7 @@ class ParallelStore(WrapperStore):
         """
         view = flat(data)
         part_size = part_size_for(len(view), self._part_size)
-        if len(view) <= part_size:
+        if len(view) <= max(part_size, self.inner.put_limit):
             return await self.inner.put(key, view, options)
         async with self.open_writer(key, options, part_size=part_size) as writer:
             await writer.write(view)
@@ -269,7 +258,7 @@ class ParallelStore(WrapperStore):
 
     @asynccontextmanager
     async def open_writer(
-        self, key: str, options: PutOptions = DEFAULT_PUT, *, part_size: int | None = None
+        self, key: str, options: PutOptions = PutOptions(), *, part_size: int | None = None
     ) -> AsyncIterator[PartWriter]:
         """A writer of the object `key`, whose length need not be known. It appears when the block ends without error.
 

@@ -83,7 +83,7 @@ def script(uri: str) -> None:
     meta: ObjectMeta = s3dlio.stat(f"{uri}/b")
     listed: Iterator[ObjectMeta] = s3dlio.list(f"{uri}/b")
     assert [item.key for item in listed] == [meta.key]
-    content: bytes = s3dlio.get(f"{uri}/b")
+    content: bytes = s3dlio.get(f"{uri}/b", config=s3dlio.Config())
     there: bool = s3dlio.exists(f"{uri}/b")
     print(content, there, put.version, BlockingStore.__name__)
     s3dlio.delete(f"{uri}/b")

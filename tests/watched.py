@@ -10,7 +10,7 @@ import trio
 from s3dlio.blocking.portal import BlockingPortal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
-from s3dlio.model import DEFAULT_GET, BoundedRange, GetOptions, GetRange, GetResult, Sink
+from s3dlio.model import BoundedRange, GetOptions, GetRange, GetResult, Sink
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.transfer import ParallelStore
 from s3dlio.urls import Uri
@@ -29,7 +29,7 @@ class Watched(MemoryStore):
         self.during: Callable[[int], Awaitable[None]] = at_once
         self.active = self.most_active = self.most_tasks = 0
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         self.reads.append((key, options.byte_range))
         self.active += 1
         self.most_active = max(self.most_active, self.active)

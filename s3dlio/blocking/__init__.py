@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..config import Config
-from ..model import DEFAULT_PUT, ObjectMeta, PutOptions, PutResult
+from ..model import ObjectMeta, PutOptions, PutResult
 from ..urls import parse_object_uri, parse_uri
 from .store import BlockingStore, BlockingWriter
 
@@ -36,7 +36,7 @@ def get(uri: str, *, config: Config | None = None) -> bytes:
 
 
 def put(
-    uri: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT, *, config: Config | None = None
+    uri: str, data: ReadableBuffer, options: PutOptions = PutOptions(), *, config: Config | None = None
 ) -> PutResult:
     """Write the object at `uri`; a large one in parallel parts. It appears whole or not at all.
 

@@ -19,19 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..auth.environment import environment_mark
 from ..config import Config
 from ..errors import ErrorContext, RangeError, StoreError
-from ..model import (
-    DEFAULT_LIST,
-    DEFAULT_PUT,
-    BoundedRange,
-    GetOptions,
-    GetResult,
-    ListOptions,
-    ListPage,
-    ObjectMeta,
-    PutOptions,
-    PutResult,
-    flat,
-)
+from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore, PartWriter
 from ..urls import Uri, open_store
@@ -133,7 +121,7 @@ class BlockingStore:
         """Whether the object `key` is there. Errors: those other than its absence."""
         return self._call(lambda store: store.exists(key))
 
-    def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         """Write the object `key`, in parallel parts where `data`, any contiguous buffer, is large. It appears whole.
 
         `options` are its headers and what has to be there before. Errors: `PreconditionFailedError`,
@@ -169,11 +157,11 @@ class BlockingStore:
             yield page
             options = options.after(page)
 
-    def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
         return self._call(lambda store: store.list_page(prefix, options))
 
-    def open_writer(self, key: str, options: PutOptions = DEFAULT_PUT) -> BlockingWriter:
+    def open_writer(self, key: str, options: PutOptions = PutOptions()) -> BlockingWriter:
         """A writer of the object `key`, of any length; `options` are as in :meth:`put`.
 
         Nothing is sent before the first full part, or :meth:`BlockingWriter.close`.

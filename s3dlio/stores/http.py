@@ -35,7 +35,7 @@ from ..errors import (
     StoreError,
     shown,
 )
-from ..model import DEFAULT_GET, BoundedRange, GetOptions, GetResult, ListPage, ObjectMeta, PutOptions, PutResult, Sink
+from ..model import BoundedRange, GetOptions, GetResult, ListPage, ObjectMeta, PutOptions, PutResult, Sink
 from ..transport.connection import Answer
 from ..transport.dial import open_pool
 from ..transport.download import IF_MATCH, Download, Pin
@@ -144,7 +144,7 @@ class HttpStore(ObjectStore):
         self._opening = trio.Lock()
         self._digest = Digester()
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         unless = options.if_none_match
         headers = {"if-none-match": quote_etag(unless)} if unless else {}
         return await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
@@ -310,6 +310,16 @@ async def settled(work: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitabl
     if failure is not None:
         raise failure
     return made[0]
+
+
+REMOVED = (200, 204)
+"""The statuses of a deletion: 204 is what services answer, 200 some servers that speak their language."""
+
+
+def read_removed(answer: Answer) -> None:
+    """An answer to a deletion has nothing in it, or is somebody else's. Errors: `ProtocolError`."""
+    if answer.body:
+        raise ProtocolError("the answer to a deletion has a body")
 
 
 @contextmanager

@@ -9,28 +9,8 @@ from itertools import count
 
 import trio
 
-from ..errors import (
-    AlreadyExistsError,
-    ErrorContext,
-    NotFoundError,
-    PreconditionFailedError,
-    UploadNotFoundError,
-)
-from ..model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
-    GetOptions,
-    GetResult,
-    ListOptions,
-    ListPage,
-    ObjectMeta,
-    Part,
-    PutOptions,
-    PutResult,
-    Sink,
-    Upload,
-)
+from ..errors import AlreadyExistsError, ErrorContext, NotFoundError, PreconditionFailedError, UploadNotFoundError
+from ..model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
 from .store import ObjectStore, check_key, check_parts, part_of, refuse_bucket
 
 _Parts = dict[int, tuple[Part, bytes]]
@@ -52,7 +32,7 @@ class MemoryStore(ObjectStore):
     def uri(self) -> str:
         return f"memory://{self._name}"
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         await trio.lowlevel.checkpoint()
         meta, data = self._find("GetObject", key)
         result = part_of(meta, options, self._context("GetObject", key))
@@ -63,11 +43,11 @@ class MemoryStore(ObjectStore):
         await trio.lowlevel.checkpoint()
         return self._find("HeadObject", key)[0]
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         await trio.lowlevel.checkpoint()
         return self._store("PutObject", key, bytes(data), options)
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         await trio.lowlevel.checkpoint()
         after = "" if options.token else options.start_after
         keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
@@ -88,7 +68,7 @@ class MemoryStore(ObjectStore):
         meta, data = self._find("CopyObject", source)
         return self._store("CopyObject", target, data, PutOptions(meta.content_type, meta.metadata))
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         await trio.lowlevel.checkpoint()
         upload = Upload(check_key(key), str(next(self._ids)), options)
         self._uploads[upload.id] = {}

@@ -25,9 +25,6 @@ from ..errors import (
     UnsupportedError,
 )
 from ..model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
     BoundedRange,
     GetOptions,
     GetRange,
@@ -61,12 +58,17 @@ class ObjectStore(ABC):
     """
 
     @property
+    def put_limit(self) -> int:
+        """Bytes that one :meth:`put` had better take, where parts need more rights than it; 0 where they do not."""
+        return 0
+
+    @property
     @abstractmethod
     def uri(self) -> str:
         """The root all keys are relative to, such as `s3://bucket`."""
 
     @abstractmethod
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         """Read an object, or a range of it, into the view that `sink` gives for it.
 
         Errors: `RangeError` for a range that begins at or past the end; `ObjectChangedError`, `NotModifiedError`.
@@ -77,11 +79,11 @@ class ObjectStore(ABC):
         """The object's metadata."""
 
     @abstractmethod
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         """Write an object in one request, replacing any old one; what `options` asks for comes with it."""
 
     @abstractmethod
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of the keys that start with `prefix`."""
 
     @abstractmethod
@@ -97,7 +99,7 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         """Begin a multipart upload."""
 
     @abstractmethod

@@ -10,9 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
     GetOptions,
     GetResult,
     ListOptions,
@@ -41,10 +38,14 @@ class WrapperStore(ObjectStore):
         return key
 
     @property
+    def put_limit(self) -> int:
+        return self.inner.put_limit
+
+    @property
     def uri(self) -> str:
         return self.inner.uri
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         return await self.inner.fetch(self._inward(key), sink, options)
 
     async def head(self, key: str) -> ObjectMeta:
@@ -53,10 +54,10 @@ class WrapperStore(ObjectStore):
     async def exists(self, key: str) -> bool:
         return await self.inner.exists(self._inward(key))
 
-    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         return await self.inner.put(self._inward(key), flat(data), options)
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         return await self.inner.list_page(prefix, options)
 
     async def delete(self, key: str) -> None:
@@ -69,7 +70,7 @@ class WrapperStore(ObjectStore):
         inside = source if source_bucket is not None else self._inward(source)
         return await self.inner.copy(inside, self._inward(target), source_bucket=source_bucket)
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         return await self.inner.create_upload(self._inward(key), options)
 
     async def upload_part(self, upload: Upload, number: int, data: ReadableBuffer) -> Part:
@@ -105,14 +106,14 @@ class PrefixStore(WrapperStore):
     def uri(self) -> str:
         return f"{self.inner.uri}/{self.prefix}"
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         result = await super().fetch(key, sink, options)
         return replace(result, meta=self._outward(result.meta))
 
     async def head(self, key: str) -> ObjectMeta:
         return self._outward(await super().head(key))
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         after = options.start_after and self.prefix + options.start_after
         page = await super().list_page(self.prefix + prefix, replace(options, start_after=after))
         objects = tuple(self._outward(meta) for meta in page.objects if meta.key != self.prefix)

@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from s3dlio.model import (
-    DEFAULT_GET,
-    DEFAULT_PUT,
     GetOptions,
     GetResult,
     ObjectMeta,
@@ -57,7 +55,7 @@ class Recorder(WrapperStore):
         finally:
             self.running -= 1
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         async with self._noted("fetch"):
             return await super().fetch(key, sink, options)
 
@@ -65,11 +63,11 @@ class Recorder(WrapperStore):
         async with self._noted("head"):
             return await super().head(key)
 
-    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         async with self._noted("put"):
             return await super().put(key, data, options)
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         async with self._noted("create"):
             return await super().create_upload(key, options)
 

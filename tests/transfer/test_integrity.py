@@ -11,7 +11,7 @@ import pytest
 from s3dlio.alignment import Checksum
 from s3dlio.config import Config
 from s3dlio.errors import IntegrityError, ObjectChangedError
-from s3dlio.model import DEFAULT_GET, GetOptions, GetResult, Sink, StoredChecksum
+from s3dlio.model import GetOptions, GetResult, Sink, StoredChecksum
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.wrapper import WrapperStore
 from s3dlio.transfer import ParallelStore
@@ -30,7 +30,7 @@ class _Checked(WrapperStore):
         self.flipped = flipped
         self.reads = 0
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         self.reads += 1
         number, views = self.reads, list[memoryview]()
         checksum = Checksum(self.algorithm, await self.inner.get(key))

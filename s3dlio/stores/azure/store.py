@@ -37,9 +37,6 @@ from ...errors import (
     shown,
 )
 from ...model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
     BoundedRange,
     GetOptions,
     GetResult,
@@ -107,7 +104,7 @@ class AzureStore(HttpStore):
     def uri(self) -> str:
         return f"{'abfss' if '@' in self._spelled else 'az'}://{self._spelled}"
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         if isinstance(options.byte_range, SuffixRange):  # the service has none
             meta = await self._head_of(key, options.if_match)
             if not meta.size:
@@ -116,12 +113,12 @@ class AzureStore(HttpStore):
             options = replace(options, byte_range=known, if_match=meta.etag)
         return await super().fetch(key, sink, options)
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         headers = {"x-ms-blob-type": "BlockBlob", **_NAMES.of_write(options)}
         request = self._request("PutBlob", "PUT", key, headers=headers, body=(data,), success=_CREATED)
         return await self._write(request, options, _NAMES.written)
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         asked = {
             "restype": "container",
             "comp": "list",
@@ -192,7 +189,7 @@ class AzureStore(HttpStore):
             elif trio.current_time() - moved_at > self.config.stall_timeout:
                 raise StallError(f"the copy has not moved for {self.config.stall_timeout:g} seconds", context)
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         await trio.lowlevel.checkpoint()
         check_name(key)
         _NAMES.of_write(options)

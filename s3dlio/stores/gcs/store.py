@@ -39,26 +39,12 @@ from ...errors import (
     UploadNotFoundError,
     shown,
 )
-from ...model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
-    GetOptions,
-    GetResult,
-    ListOptions,
-    ListPage,
-    ObjectMeta,
-    Part,
-    PutOptions,
-    PutResult,
-    Sink,
-    Upload,
-)
+from ...model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.endpoint import Endpoint
 from ...transport.service import Request
-from ..http import HttpStore, Query, creating, each, open_service
+from ..http import REMOVED, HttpStore, Query, creating, each, open_service, read_removed
 from ..store import check_key
 from . import messages
 from .resumable import ResumableUploads
@@ -79,9 +65,6 @@ class GCSStore(HttpStore):
     is one of Google's, it gets no token but that of `credentials`. Errors: `InvalidUriError`, `ConfigError`.
     """
 
-    put_limit = 5 << 40
-    """Bytes that one :meth:`put` takes: parts need the rights to read, list and delete, a resumable upload none."""
-
     _get = _head = "objects.get"
     _pin = messages.GENERATION
 
@@ -99,12 +82,17 @@ class GCSStore(HttpStore):
         self._uploads: set[str] = set()
 
     @property
+    def put_limit(self) -> int:
+        """All that an object can hold: parts need the rights to read, list and delete, a resumable upload none."""
+        return 5 << 40
+
+    @property
     def uri(self) -> str:
         return f"gs://{self.bucket}"
 
     # Reading
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         unless = messages.generation_of(options.if_none_match) if options.if_none_match else None
         landing = _RememberedView(sink, unless)
         query = [("alt", "media")] + ([("ifGenerationNotMatch", unless)] if unless else [])
@@ -131,7 +119,7 @@ class GCSStore(HttpStore):
         with self._reading("objects.get", key):
             return messages.object_meta(messages.read_json(answer.body))
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         request = self._request("objects.list", "GET", query=messages.list_query(prefix, options))
         read = partial(messages.read_page, prefix=prefix, start_after=options.start_after)
         return await self._page(request, read, options.token)
@@ -141,7 +129,7 @@ class GCSStore(HttpStore):
 
     # Writing
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         made, _ = await self._insert(key, data, options)
         return made
 
@@ -198,7 +186,7 @@ class GCSStore(HttpStore):
 
     async def delete(self, key: str) -> None:
         try:
-            await self._ask(self._request("objects.delete", "DELETE", key, success=(200, 204)), _removed)
+            await self._ask(self._request("objects.delete", "DELETE", key, success=REMOVED), read_removed)
         except BucketNotFoundError:
             raise
         except NotFoundError:
@@ -206,7 +194,7 @@ class GCSStore(HttpStore):
 
     # Multipart uploads
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         await trio.lowlevel.checkpoint()
         messages.resource(check_key(key), options, None)
         upload = Upload(key, secrets.token_hex(16), options)
@@ -215,7 +203,7 @@ class GCSStore(HttpStore):
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
         self._check_open(upload)
-        made, checksum = await self._insert(messages.part_name(upload.id, number), data, DEFAULT_PUT)
+        made, checksum = await self._insert(messages.part_name(upload.id, number), data, PutOptions())
         return Part(number, messages.part_etag(made.etag or "", checksum), memoryview(data).nbytes)
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
@@ -301,12 +289,6 @@ class GCSStore(HttpStore):
 
 def _made(answer: Answer, key: str, size: int, crc32c: int) -> PutResult:
     return messages.read_made(answer.body, key, size, crc32c)
-
-
-def _removed(answer: Answer) -> None:
-    """Google answers 204, emulators 200: with nothing more, or it is somebody else's answer."""
-    if answer.body:
-        raise ProtocolError("the answer to a deletion has a body")
 
 
 @contextmanager

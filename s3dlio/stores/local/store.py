@@ -24,21 +24,7 @@ import trio
 from ...alignment.direct import BufferedFile
 from ...config import Config
 from ...errors import ErrorContext, NotFoundError, StoreError, UploadNotFoundError
-from ...model import (
-    DEFAULT_GET,
-    DEFAULT_LIST,
-    DEFAULT_PUT,
-    GetOptions,
-    GetResult,
-    ListOptions,
-    ListPage,
-    ObjectMeta,
-    Part,
-    PutOptions,
-    PutResult,
-    Sink,
-    Upload,
-)
+from ...model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
 from ..store import BytesSink, ObjectStore, part_of, refuse_bucket
 from .errors import store_error
 from .files import READING, CachedFile, Draft, Opener, ReadableFile, describe
@@ -91,7 +77,7 @@ class LocalStore(ObjectStore):
         """How this store reads and writes an open file."""
         return BufferedFile(fd)
 
-    async def fetch(self, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         context = self._context("GetObject", key)
         ready = sink if isinstance(sink, BytesSink) else None  # the one kind that may be called in any thread
         begin = partial(self._begin, path_of(key), context, options, ready)
@@ -159,7 +145,7 @@ class LocalStore(ObjectStore):
             return False
         return True
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         context = self._context("PutObject", key)
         make, view = self._maker(key, context), memoryview(data).cast("B")
         if self._lanes == 1 or len(view) <= self._block:
@@ -179,7 +165,7 @@ class LocalStore(ObjectStore):
     def _maker(self, key: str, context: ErrorContext) -> partial[Draft]:
         return partial(Draft, self._root, path_of(key), self._open_file, self._config, context)
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         read = partial(self._listing.page, prefix, options)
         page, passed_over = await self._run(self._context("ListObjects", None), read)
         if passed_over and not self._warned:
@@ -214,7 +200,7 @@ class LocalStore(ObjectStore):
 
             return await self._run(context, copy)
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         context = self._context("CreateMultipartUpload", key)
         make = self._maker(key, context)
         draft = await self._run(context, make)

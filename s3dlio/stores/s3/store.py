@@ -30,23 +30,12 @@ from ...errors import (
     UploadNotFoundError,
     WrongRegionError,
 )
-from ...model import (
-    DEFAULT_LIST,
-    DEFAULT_PUT,
-    ListOptions,
-    ListPage,
-    ObjectMeta,
-    Part,
-    PutOptions,
-    PutResult,
-    RestoreStatus,
-    Upload,
-)
+from ...model import ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, RestoreStatus, Upload
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import http_date, quote_path
 from ...transport.service import Fault, Request, Service, seconds
-from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, settled
+from ..http import REMOVED, HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
@@ -101,11 +90,11 @@ class S3Store(HttpStore):
     def uri(self) -> str:
         return f"s3://{self.bucket}"
 
-    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = DEFAULT_PUT) -> PutResult:
+    async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         request = self._request("PutObject", "PUT", key, headers=_NAMES.of_write(options), body=(data,))
         return await self._write(request, options, _NAMES.written)
 
-    async def list_page(self, prefix: str = "", options: ListOptions = DEFAULT_LIST) -> ListPage:
+    async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         asked = {
             "list-type": "2",
             "encoding-type": "url",
@@ -123,7 +112,7 @@ class S3Store(HttpStore):
 
     async def delete(self, key: str) -> None:
         try:
-            await self._send(self._request("DeleteObject", "DELETE", key, success=(204,)))
+            await self._ask(self._request("DeleteObject", "DELETE", key, success=REMOVED), read_removed)
         except NotFoundError as error:  # Google's answer; Amazon's is a success
             if error.code != "NoSuchKey":
                 raise
@@ -163,7 +152,7 @@ class S3Store(HttpStore):
         headers = {"x-amz-copy-source": f"/{quote_path(bucket)}/{quote_path(check_key(source))}"}
         return await self._ask(self._request("CopyObject", "PUT", target, headers=headers), _copied)
 
-    async def create_upload(self, key: str, options: PutOptions = DEFAULT_PUT) -> Upload:
+    async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         headers = _NAMES.of_write(replace(options, if_match=None, if_none_match=False))
         request = self._request("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
 
@@ -216,7 +205,8 @@ class S3Store(HttpStore):
         query = [("uploadId", upload.id)]
         self._begun.pop(upload.id, None)
         try:
-            await self._send(self._request("AbortMultipartUpload", "DELETE", upload.key, query=query, success=(204,)))
+            request = self._request("AbortMultipartUpload", "DELETE", upload.key, query=query, success=REMOVED)
+            await self._ask(request, read_removed)
         except UploadNotFoundError:
             return
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from s3dlio.model import DEFAULT_GET, BoundedRange, GetOptions, GetResult, Sink
+from s3dlio.model import BoundedRange, GetOptions, GetResult, Sink
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.connection import Answer
 from s3dlio.transport.download import Download
@@ -42,7 +42,7 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
         taken.requests.append((request.operation, request.key))
         return await send(self, request, download)
 
-    async def noted_fetch(self: S3Store, key: str, sink: Sink, options: GetOptions = DEFAULT_GET) -> GetResult:
+    async def noted_fetch(self: S3Store, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         asked = options.byte_range
         if isinstance(asked, BoundedRange):
             taken.ranges.append((key, asked.start, asked.end))

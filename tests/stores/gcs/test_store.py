@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+import s3dlio
 from s3dlio.config import Config
 from s3dlio.errors import (
     AlreadyExistsError,
@@ -324,3 +325,15 @@ async def test_a_condition_is_kept_when_the_answer_is_lost(
     server.script.append(Fault(cut=NOTHING))
     await store.put("new", b"content")
     assert len(server.requests) == 3
+
+
+async def test_an_account_that_may_only_create_can_write_large_objects(server: ScriptedGCS) -> None:
+    """One resumable upload: parts would be objects of their own, to be read and deleted."""
+    data = bytes(range(256)) * (20 << 12)
+    async with s3dlio.open_store(f"gs://{BUCKET}", gcs_endpoint=server.endpoint) as store:
+        await store.put("key", data)
+    assert server.objects["key"] == data
+    assert [key for key in server.objects if key != "key"] == []
+    assert len(server.sessions) == 1
+    asked = {(request.method, request.target.partition("?")[0]) for request in server.requests}
+    assert asked == {("POST", f"/upload/storage/v1/b/{BUCKET}/o"), ("PUT", f"/upload/storage/v1/b/{BUCKET}/o")}
