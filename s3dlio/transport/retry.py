@@ -2,7 +2,7 @@
 
 The delay after the n-th attempt is random between half and all of min(scale * 2^(n-1), 20 s); the scale is 0.5 s after
 a throttle and 0.2 s after anything else. So ten attempts, the default, bear an outage of half a minute, and fifty
-seconds in the mean, as those of the AWS Common Runtime do.
+seconds in the mean.
 """
 
 from __future__ import annotations

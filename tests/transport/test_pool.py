@@ -179,7 +179,7 @@ async def test_an_old_connection_is_not_used_before_it_is_swept(
 async def test_after_silence_others_of_that_age_are_not_tried(
     clock: MockClock, server: FaultServer, make_store: MakeStore
 ) -> None:
-    store = make_store(connections=LIMIT, max_attempts=2)
+    store = make_store(connections=LIMIT, max_attempts=2, stall_timeout=IDLE_LIMIT / 3)
     await idle_connections(store, LIMIT)
     opened = server.connections
     server.script += [Fault(stall=NOTHING)]
