@@ -3,8 +3,10 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import re
 from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +167,10 @@ def test_every_setting_is_documented_and_has_a_default() -> None:
     ]
     assert documented == [field.name for field in fields(Config)]
     assert all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(Config))
+
+
+@pytest.mark.parametrize("item", fields(Config), ids=lambda item: item.name)
+def test_the_readme_lists_every_setting(item: Field[object]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (row,) = re.findall(rf"^\| `{item.name}` \|([^|]*)\|", readme, re.MULTILINE)
+    assert re.findall("`([A-Z0-9_]+)`", row) == [*item.metadata.get("variables", ())]
