@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import trio
@@ -103,9 +103,6 @@ async def _turn_away(client: trio.SocketStream, received: bytes) -> None:
     while missing > 0 and (more := await client.receive_some(_PIECE)):
         missing -= len(more)
     await client.send_all(_SLOW_DOWN % len(_BODY) + (b"" if head.startswith(b"HEAD") else _BODY))
-
-
-Fault = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager

@@ -312,10 +312,6 @@ async def settled(work: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitabl
     return made[0]
 
 
-REMOVED = (200, 204)
-"""The statuses of a deletion: 204 is what services answer, 200 some servers that speak their language."""
-
-
 def read_removed(answer: Answer) -> None:
     """An answer to a deletion has nothing in it, or is somebody else's. Errors: `ProtocolError`."""
     if answer.body:

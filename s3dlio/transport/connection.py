@@ -76,7 +76,7 @@ class Connection:
         self._buffer = bytearray(_FIRST_READ)
         self._start = 0
         self._end = 0
-        self._drained = False
+        self._drained = self._sent = False
         self.uses = 0
         self.answered = False
         self.may_have_acted = False
@@ -115,7 +115,7 @@ class Connection:
         that a server needs to act has begun to be sent, and `landing.filled` how much of the body is there.
         """
         self.uses += 1
-        self.answered = self.reusable = self.ignores_expect = self._drained = False
+        self.answered = self.reusable = self.ignores_expect = self._drained = self._sent = False
         self.may_have_acted = not expect
         early, broken = None, None
         try:
@@ -135,12 +135,11 @@ class Connection:
             if broken is not None:
                 raise broken from None
             raise
-        sent = early is None and broken is None
-        if not sent and answer_head.status < 300:
+        if not self._sent and answer_head.status < 300:
             raise broken or ProtocolError(f"the server answered {answer_head.status} before it had the request's body")
         content = await self._receive_body(method, answer_head, landing)
         # whatever follows the answer nobody asked for: it would pass for the answer to the next request
-        self.reusable = sent and answer_head.keep_alive and self._drained and self._start == self._end
+        self.reusable = self._sent and answer_head.keep_alive and self._drained and self._start == self._end
         self.expires_at = trio.current_time() + idle_timeout(answer_head.headers)
         if _log.isEnabledFor(logging.DEBUG):
             received = len(content) if content or landing is None else landing.filled
@@ -151,6 +150,7 @@ class Connection:
         """Send it all; the final head, when it came before the body's end."""
         if not body:
             await self._stream.send_all(head)
+            self._sent = True
             await self._wait_for_answer()
             return None
         if sum(map(len, body)) < _FIRST_READ:  # a copy is cheaper than a system call
@@ -160,6 +160,7 @@ class Connection:
     async def _send_body(self, body: Sequence[memoryview]) -> Head | None:
         """Send the body; the final head, when it came before the body's end."""
         if sum(map(len, body)) < _WATCH_FROM and not (body := self._stream.send_now(body)):
+            self._sent = True
             return None
         early: Head | None = None
         broken: OSError | None = None
@@ -174,6 +175,7 @@ class Connection:
             nursery.start_soon(watch)
             try:
                 await self._stream.send_all(*body)
+                self._sent = True  # whatever the watch has seen: the answer to a whole body may overtake our waking up
             except OSError as error:
                 broken = error
             nursery.cancel_scope.cancel()

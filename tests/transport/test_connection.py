@@ -268,3 +268,34 @@ async def test_a_send_that_fails_shows_nothing_of_what_was_sent(size: int) -> No
     told.stack = traceback.StackSummary.from_list([frame for frame in told.stack if frame.filename != __file__])
     assert "send" in "".join(told.format())
     assert "canary" not in "".join(told.format())
+
+
+class _Overtaken(Stream):
+    """All of a body is sent, and the answer to it is read before its sender has been woken."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, StallWatch(60))
+        self._read = trio.Event()
+
+    def send_now(self, parts: Sequence[memoryview]) -> list[memoryview]:
+        return list(parts)
+
+    async def send_all(self, *parts: bytes | memoryview) -> None:
+        await super().send_all(*parts)
+        await self._read.wait()
+
+    async def receive_into(self, view: memoryview) -> int:
+        count = await super().receive_into(view)
+        self._read.set()
+        return count
+
+
+async def test_an_answer_that_overtakes_the_senders_waking_up_is_to_the_whole_body() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        far.send(LENGTH + b"hello")
+        connection = Connection(_Overtaken(near))
+        answer = await connection.exchange("PUT", REQUEST, [memoryview(bytes(50_000))], landing=None)
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert connection.reusable

@@ -44,7 +44,7 @@ from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.endpoint import Endpoint
 from ...transport.service import Request
-from ..http import REMOVED, HttpStore, Query, creating, each, open_service, read_removed
+from ..http import HttpStore, Query, creating, each, open_service, read_removed
 from ..store import check_key
 from . import messages
 from .resumable import ResumableUploads
@@ -186,7 +186,7 @@ class GCSStore(HttpStore):
 
     async def delete(self, key: str) -> None:
         try:
-            await self._ask(self._request("objects.delete", "DELETE", key, success=REMOVED), read_removed)
+            await self._ask(self._request("objects.delete", "DELETE", key, success=(200, 204)), read_removed)
         except BucketNotFoundError:
             raise
         except NotFoundError:

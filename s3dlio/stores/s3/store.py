@@ -35,7 +35,7 @@ from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import http_date, quote_path
 from ...transport.service import Fault, Request, Service, seconds
-from ..http import REMOVED, HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
+from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
@@ -112,7 +112,7 @@ class S3Store(HttpStore):
 
     async def delete(self, key: str) -> None:
         try:
-            await self._ask(self._request("DeleteObject", "DELETE", key, success=REMOVED), read_removed)
+            await self._ask(self._request("DeleteObject", "DELETE", key, success=(204,)), read_removed)
         except NotFoundError as error:  # Google's answer; Amazon's is a success
             if error.code != "NoSuchKey":
                 raise
@@ -205,7 +205,7 @@ class S3Store(HttpStore):
         query = [("uploadId", upload.id)]
         self._begun.pop(upload.id, None)
         try:
-            request = self._request("AbortMultipartUpload", "DELETE", upload.key, query=query, success=REMOVED)
+            request = self._request("AbortMultipartUpload", "DELETE", upload.key, query=query, success=(204,))
             await self._ask(request, read_removed)
         except UploadNotFoundError:
             return
