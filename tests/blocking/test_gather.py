@@ -34,7 +34,6 @@ from s3dlio.errors import (
     ObjectChangedError,
     PermissionDeniedError,
     RangeError,
-    ServerError,
     StoreError,
 )
 from s3dlio.model import BoundedRange
@@ -412,13 +411,13 @@ def test_the_first_failure_of_an_extent_is_its_error_and_ends_its_requests() -> 
 
     async def fail_third(number: int) -> None:
         if number == 3:
-            raise ServerError("failed")
+            raise PermissionDeniedError("failed")
         await trio.sleep_forever()
 
     store.watched.during = fail_third
     with (
         Gather([ObjectRanges(store, "object", [(0, 4 * KiB)])], max_gap=0) as gathered,
-        pytest.raises(ServerError, match="failed"),
+        pytest.raises(PermissionDeniedError, match="failed"),
     ):
         gathered.view(0, 0)
     assert store.watched.active == 0
