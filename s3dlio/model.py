@@ -133,12 +133,14 @@ class GetResult:
     """What a read delivered: bytes `start` to `end` of the version that `meta` describes.
 
     A sink is told of `excess`: so many bytes more the server is about to send, as it took no notice of the range's end.
+    `verified` says that the store has compared the bytes with `meta.checksum` already.
     """
 
     meta: ObjectMeta
     start: int
     end: int
     excess: int = 0
+    verified: bool = False
 
 
 Sink = Callable[[GetResult], memoryview]

@@ -54,7 +54,7 @@ class Landed:
         """Take note of a piece, which is in `view`."""
         self.metas.append(result.meta)
         stored = result.meta.checksum
-        if self._digest is not None and stored is not None:
+        if self._digest is not None and stored is not None and not result.verified:
             self._sums[result.start] = await self._digest(partial(Checksum, stored.algorithm), view)
 
     def check_version(self) -> None:

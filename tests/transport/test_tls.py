@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -86,24 +87,15 @@ def ca_folder(ca_bundle: str, tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("variable", ["S3DLIO_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
-@pytest.mark.parametrize("place", ["ca_bundle", "ca_folder"])
+@pytest.mark.parametrize(
+    ("variable", "place"),
+    [
+        *product(["S3DLIO_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"], ["ca_bundle", "ca_folder"]),
+        ("SSL_CERT_FILE", "ca_bundle"),
+        ("SSL_CERT_DIR", "ca_folder"),
+    ],
+)
 async def test_the_environments_authorities(
-    request: pytest.FixtureRequest,
-    make_store: MakeStore,
-    authority: trustme.CA,
-    monkeypatch: pytest.MonkeyPatch,
-    variable: str,
-    place: str,
-) -> None:
-    monkeypatch.setenv(variable, request.getfixturevalue(place))
-    async with fault_server(tls=server_context(authority)) as server:
-        server.objects[f"{ROOT}key"] = DATA
-        assert await make_store(endpoint=server.endpoint).get("key") == DATA
-
-
-@pytest.mark.parametrize(("variable", "place"), [("SSL_CERT_FILE", "ca_bundle"), ("SSL_CERT_DIR", "ca_folder")])
-async def test_openssls_own_variables(
     request: pytest.FixtureRequest,
     make_store: MakeStore,
     authority: trustme.CA,

@@ -19,6 +19,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,8 @@ class GCSStore(HttpStore):
             if not await self._is_sound(result, landing.view):
                 context = self._context("objects.get", key)
                 raise IntegrityError("the bytes received, twice, do not have the object's CRC32C", context)
-        return result
+        whole = (result.start, result.end) == (0, result.meta.size)
+        return replace(result, verified=whole and result.meta.checksum is not None)
 
     async def _is_sound(self, result: GetResult, view: memoryview) -> bool:
         """Whether a whole object has its checksum."""

@@ -337,3 +337,11 @@ async def test_an_account_that_may_only_create_can_write_large_objects(server: S
     assert len(server.sessions) == 1
     asked = {(request.method, request.target.partition("?")[0]) for request in server.requests}
     assert asked == {("POST", f"/upload/storage/v1/b/{BUCKET}/o"), ("PUT", f"/upload/storage/v1/b/{BUCKET}/o")}
+
+
+async def test_what_the_store_has_verified_is_not_verified_again(
+    server: ScriptedGCS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3dlio.stores.integrity.Checksum", lambda *_: pytest.fail("computed twice"))
+    async with s3dlio.open_store(f"gs://{BUCKET}", gcs_endpoint=server.endpoint) as store:
+        assert await store.get("key") == DATA
