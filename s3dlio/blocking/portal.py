@@ -175,9 +175,11 @@ class BlockingPortal:
             async with trio.open_nursery() as self._nursery:
                 self._token = trio.lowlevel.current_trio_token()
                 self._ready.set()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._over = True  # the nursery closes with its last job, which may be before it is left
         finally:
-            self._over = True
             with trio.CancelScope(shield=True):
                 for store in (*self.stores.values(), *self._retired):
                     await store.aclose()

@@ -182,8 +182,11 @@ class _Prefetcher:
     async def _serve(self) -> None:
         try:
             async with trio.open_nursery() as self._nursery:
-                self._hire()
-                await trio.sleep_forever()
+                try:
+                    self._hire()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # it closes with its last worker, which may be before it is left
         finally:
             self._closed = True  # before waking: who is woken looks at it
             self.wake.put(None)

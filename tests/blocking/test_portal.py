@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from s3dlio.blocking.portal import BlockingPortal, CancelledError, portal
+from s3dlio.blocking.portal import BlockingPortal, CancelledError, Job, portal
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.transfer import ParallelStore
 
@@ -284,6 +284,26 @@ def test_a_call_that_comes_while_the_portal_is_closed_is_refused(monkeypatch: py
     made.stores["it"] = ParallelStore(Kept(), part_size=1, parts_in_flight=1)
     made.close()
     assert (refused, failures) == ([True], [])
+
+
+@pytest.mark.parametrize("attempt", range(16))  # of two tasks that can run, Trio takes either first
+def test_a_job_that_comes_while_the_last_one_ends_is_refused(monkeypatch: pytest.MonkeyPatch, attempt: int) -> None:
+    async def hold() -> None:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            late.append(made.start_task_soon(_add, 1, 2))
+
+    made, begun, late, failures = BlockingPortal(), threading.Event(), list[Job[int]](), list[BaseException | None]()
+    monkeypatch.setattr(threading, "excepthook", lambda failure: failures.append(failure.exc_value))
+    job = made.start_task_soon(hold)
+    begun.wait()
+    made.close()
+    for each in (job, *late):
+        with pytest.raises(CancelledError, match="closed"):
+            each.result()
+    assert failures == []
 
 
 _DAEMONS = """

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from s3dlio.blocking.portal import BlockingPortal, portal
+from s3dlio.blocking.portal import BlockingPortal, CancelledError, portal
 from s3dlio.blocking.readahead import MAX_OBJECTS, Outage, ReadAhead, Want, _Prefetcher, _Room
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
@@ -321,6 +321,27 @@ def test_the_end_cancels_what_is_under_way(store: _Store, ending: str) -> None:
 
     portal().call(_until, lambda: store.inner[0].active == 0)
     store.gate.set()
+
+
+@pytest.mark.parametrize("attempt", range(16))  # of two tasks that can run, Trio takes either first
+def test_wants_that_come_while_the_last_worker_ends_are_left(attempt: int) -> None:
+    async def hold(_: int) -> None:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            portal().soon(prefetcher._accept, [(1, Want(store, "late"))])
+
+    begun = threading.Event()
+    store = watched_store(Config(), first=b"first", late=b"late")
+    store.watched.during = hold
+    prefetcher = _Prefetcher(portal())
+    prefetcher.submit([(0, Want(store, "first"))])
+    begun.wait()
+    prefetcher.close()
+    assert isinstance(prefetcher.take(0), CancelledError)
+    portal().call(trio.lowlevel.checkpoint)  # the loop lives
+    assert prefetcher.done == {}
 
 
 def test_an_exhausted_reading_ahead_is_freed_at_once(store: _Store) -> None:
