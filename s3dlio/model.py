@@ -28,7 +28,7 @@ class _Metadata(dict[str, str]):
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
 
-_EMPTY: Mapping[str, str] = _Metadata()
+NO_METADATA: Mapping[str, str] = _Metadata()
 
 
 def _freeze(value: ObjectMeta | PutOptions) -> None:
@@ -70,7 +70,7 @@ class ObjectMeta:
     version: str | None = None
     storage_class: str | None = None
     content_type: str | None = None
-    metadata: Mapping[str, str] = _EMPTY
+    metadata: Mapping[str, str] = NO_METADATA
     restore: RestoreStatus | None = None
     checksum: StoredChecksum | None = None
 
@@ -188,7 +188,7 @@ class PutOptions:
     """
 
     content_type: str | None = None
-    metadata: Mapping[str, str] = _EMPTY
+    metadata: Mapping[str, str] = NO_METADATA
     if_match: str | None = None
     if_none_match: bool = False
     storage_class: str | None = None

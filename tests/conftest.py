@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from s3dlio.transport.pump_code import wait_for_code
+
 from .servers.process import CLOUD_VARIABLES
 from .servers.seaweedfs import SeaweedFS, seaweedfs
 
 pytest_plugins = ["tests.disk", "tests.places"]
 
+_VIRTUAL_CLOCKS = frozenset({"clock", "autojump_clock", "mock_clock"})
 _NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 
@@ -30,6 +33,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(absent))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_pump() -> bool:
+    """Whether the pump's code is there, as it is from the start of a run or not at all: which way is tested is known."""
+    return wait_for_code(120)
+
+
+@pytest.fixture(autouse=True)
+def pump_without_virtual_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps when all tasks wait knows nothing of what another thread does for them."""
+    if _VIRTUAL_CLOCKS.intersection(request.fixturenames):
+        monkeypatch.setattr("s3dlio.transport.pump.pump_code", lambda openssl=None: None)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ therefore, `acquire` on a pool that the parent has used raises, and releasing an
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import sys
@@ -38,12 +39,16 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 PAGE = mmap.PAGESIZE
 
+_LARGE_BLOCK = 16 << 20
 _HUGE_PAGE = 2 << 20
 _HUGE_FROM = 4 << 20  # below this, asking for huge pages costs more than it saves
 _MADV_HUGEPAGE = 14  # asm-generic/mman-common.h
@@ -55,6 +60,28 @@ _new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
 )
 _address_of_bytes = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
+
+
+class _Buffer(ctypes.Structure):
+    """The head of a `Py_buffer`, and room for the rest of it."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("rest", ctypes.c_void_p * 11))
+
+
+_get_buffer = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int)(
+    ("PyObject_GetBuffer", ctypes.pythonapi)
+)
+_release_buffer = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(("PyBuffer_Release", ctypes.pythonapi))
+
+
+def address_of(data: ReadableBuffer) -> int:
+    """Where the first byte of a contiguous buffer lies, which whoever uses the address keeps alive."""
+    described = _Buffer()
+    place = ctypes.addressof(described)
+    _get_buffer(data, place, 0)
+    address: int = described.address
+    _release_buffer(place)
+    return address
 
 
 class _Inside(ctypes.Union):
@@ -69,6 +96,16 @@ class _Inside(ctypes.Union):
     owner: bytes
 
 
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep freed memory for the next body, up to 32 MiB of it, rather than give it back each time.
+
+    That is what it does once a large block was freed (mallopt(3), M_MMAP_THRESHOLD): one that nobody touches will do.
+    Else every body of a group comes in pages that the kernel has to make first, which costs as much as to receive it.
+    """
+    _new_bytes(None, _LARGE_BLOCK)
+
+
 def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
     """A new `bytes` of `size` uninitialised bytes, and the writable view (format 'B') by which to fill it.
 
@@ -79,6 +116,7 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
         if size < 0:
             raise ValueError(f"a size cannot be negative: {size}")
         return b"", memoryview(bytearray())  # not of b"": a view of that is read-only
+    _keep_freed_memory()
     try:
         data: bytes = _new_bytes(None, size)
     except MemoryError:

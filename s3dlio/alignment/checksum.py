@@ -1,8 +1,10 @@
 """The checksums of S3's `x-amz-checksum-*` headers: CRC32, CRC32C and CRC64NVME.
 
-CRC32 is zlib's; the other two run on the numba kernels, which are imported and compiled when the first of them is
-computed. Values are whole numbers as published (the check value of `b"123456789"` in CRC32C is 0xE3069283), so a value
-can be the start of the next call, and values of neighbouring pieces can be combined without their bytes.
+They run on a compiled kernel (:mod:`.kernels`), which the first one that needs it begins to load. Until it is there,
+and where there is no compiler, CRC32 is zlib's and the other two are numpy's (:mod:`.rows`).
+
+Values are whole numbers as published (the check value of `b"123456789"` in CRC32C is 0xE3069283), so a value can be the
+start of the next call, and values of neighbouring pieces can be combined without their bytes.
 
 See https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html, RFC 3720 appendix B.4 for
 CRC32C, and the NVM Express NVM Command Set Specification, "64b CRC", for CRC64NVME.
@@ -11,75 +13,29 @@ CRC32C, and the NVM Express NVM Command Set Specification, "64b CRC", for CRC64N
 from __future__ import annotations
 
 import base64
+import ctypes
 import functools
+import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
+from .buffers import address_of
+from .compiled import Kernel
+from .polynomial import CRC32, CRC32C, CRC64NVME, Polynomial, addresses
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # whatever memoryview accepts
 
+KERNEL = Kernel("s3dlio.alignment.kernels", "crc")
+"""Computes all of them, of whole numbers and addresses: see :func:`s3dlio.alignment.kernels.crc_function`."""
 
-@dataclass(frozen=True, slots=True)
-class Polynomial:
-    """A reflected CRC of `width` bits whose register starts, and whose result is inverted, with all ones.
+RELEASE_FROM = 1 << 20
+"""Bytes from which the interpreter lock is given away: beside a busy thread it comes back milliseconds later."""
 
-    Elements of GF(2)[x] modulo the polynomial are whole numbers whose highest bit stands for x^0; `reflected` is the
-    polynomial itself without its leading term.
-    """
-
-    name: str
-    width: int
-    reflected: int
-
-    @property
-    def ones(self) -> int:
-        """What the register starts with: all bits set."""
-        return (1 << self.width) - 1
-
-    def multiply(self, left: int, right: int) -> int:
-        """The product of two elements."""
-        product = 0
-        for bit in range(self.width - 1, -1, -1):
-            if right >> bit & 1:
-                product ^= left
-            left = self.times_x(left)
-        return product
-
-    def times_x(self, element: int) -> int:
-        """The element times x."""
-        return element >> 1 ^ (self.reflected if element & 1 else 0)
-
-    def power(self, exponent: int) -> int:
-        """x to the `exponent`."""
-        power = 1 << (self.width - 1)
-        for bit in range(exponent.bit_length()):
-            if exponent >> bit & 1:
-                power = self.multiply(power, _repeated_square(self, bit))
-        return power
-
-    def check(self, value: int) -> int:
-        """`value` itself. Errors: `ValueError` where it is no value of this checksum."""
-        if not 0 <= value <= self.ones:
-            raise ValueError(f"not a {self.name} value: {value:#x}")
-        return value
-
-
-@functools.cache
-def _repeated_square(polynomial: Polynomial, times: int) -> int:
-    """x squared `times` times: x^(2^times)."""
-    if times == 0:
-        return 1 << (polynomial.width - 2)
-    root = _repeated_square(polynomial, times - 1)
-    return polynomial.multiply(root, root)
-
-
-CRC32 = Polynomial("CRC32", 32, 0xEDB88320)
-CRC32C = Polynomial("CRC32C", 32, 0x82F63B78)
-CRC64NVME = Polynomial("CRC64NVME", 64, 0x9A6C9329AC4BC9B5)
+ZLIB_BELOW = 16 << 10
+"""Bytes of which zlib has the CRC32 before the kernel would be called."""
 
 ALGORITHMS = {polynomial.name: polynomial for polynomial in (CRC32, CRC32C, CRC64NVME)}
 """What :class:`Checksum` can compute, by S3's names."""
@@ -178,60 +134,36 @@ def _extend(polynomial: Polynomial, view: memoryview, value: int) -> int:
     polynomial.check(value)
     if not view:
         return value
-    if polynomial is CRC32:
+    if polynomial is CRC32 and (len(view) < ZLIB_BELOW or KERNEL.address() is None):
         return zlib.crc32(view, value)
     return kernel_for(polynomial)(view, value)
 
 
 @functools.cache
-def kernel_for(polynomial: Polynomial, lanes: int | None = None) -> Callable[[memoryview, int], int]:
-    """The function from (bytes, value) to value, compiled on the first call.
-
-    `lanes` as in :func:`s3dlio.alignment.kernels.crc_kernel`, or None for what suits this machine.
-    """
-    import numpy as np
-
-    from . import kernels
-
-    lanes = kernels.host_lanes() if lanes is None else lanes
-    kernel, ones = kernels.crc_kernel(lanes), polynomial.ones
-    table, constants = _table(polynomial), _constants(polynomial, lanes)
+def kernel_for(polynomial: Polynomial, kernel: Kernel = KERNEL) -> Callable[[memoryview, int], int]:
+    """The function from (bytes, value) to value: by `kernel` once it is there, by numpy until then."""
+    table, constants = addresses(polynomial)
+    ones = polynomial.ones
 
     def extend(view: memoryview, value: int) -> int:
-        data = np.frombuffer(view.toreadonly(), np.uint8)
-        return int(kernel(data, np.uint64(value ^ ones), table, constants)) ^ ones
+        size = len(view)
+        address = kernel.address() if "numpy" in sys.modules else kernel.soon()
+        if address is None:
+            from . import rows
+
+            return rows.extend(polynomial, view, value ^ ones) ^ ones
+        crc = ctypes.c_uint64()
+        function = _functions(address)[size >= RELEASE_FROM]
+        function(crc, None, address_of(view), size, value ^ ones, table, constants)
+        return crc.value ^ ones
 
     return extend
 
 
-def _table(polynomial: Polynomial) -> Any:
-    """Slicing-by-8: uint64 [8 * 256], row k holding each byte's remainder when k zero bytes follow it. Read-only."""
-    import numpy as np
-
-    row = np.arange(256, dtype=np.uint64)
-    one, byte = np.uint64(1), np.uint64(0xFF)
-    for _ in range(8):
-        row = row >> one ^ np.where(row & one, np.uint64(polynomial.reflected), np.uint64(0))
-    rows = [row]
-    for _ in range(7):
-        rows.append(rows[-1] >> np.uint64(8) ^ row[rows[-1] & byte])
-    return _frozen(np.concatenate(rows))
-
-
-def _constants(polynomial: Polynomial, lanes: int) -> Any:
-    """What the folding kernel multiplies by, uint64 [3 * 2 * lanes]: for each of its distances the pair of x^(D+63) and
-    x^(D-1), D in bits, repeated per lane. Read-only."""
-    import numpy as np
-
-    from . import kernels
-
-    words: list[int] = []
-    for distance in kernels.distances(lanes):
-        pair = [polynomial.power(8 * distance + extra) << (64 - polynomial.width) for extra in (63, -1)]
-        words += pair * lanes
-    return _frozen(np.array(words, np.uint64))
-
-
-def _frozen(array: Any) -> Any:
-    array.flags.writeable = False
-    return array
+@functools.cache
+def _functions(address: int) -> tuple[Callable[..., int], Callable[..., int]]:
+    """The kernel at `address`, called with the interpreter lock and without it."""
+    result = ctypes.POINTER(ctypes.c_uint64)
+    number, register = ctypes.c_int64, ctypes.c_uint64
+    types = (ctypes.c_int32, result, ctypes.c_void_p, number, number, register, number, number)
+    return ctypes.PYFUNCTYPE(*types)(address), ctypes.CFUNCTYPE(*types)(address)

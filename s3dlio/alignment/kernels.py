@@ -1,7 +1,7 @@
 """Cyclic redundancy checks at memory speed, compiled by numba.
 
-One kernel serves CRC32C and CRC64NVME: both are reflected, so both need the same steps with other constants, and those
-come in as arguments (:mod:`s3dlio.alignment.checksum` computes them).
+One kernel serves CRC32, CRC32C and CRC64NVME: all are reflected, so all need the same steps with other constants, and
+those come in as arguments (:mod:`.polynomial` computes them).
 
 Theory of operation. A message is a polynomial over GF(2) and its CRC is the remainder modulo P. A 128-bit piece may be
 replaced by any piece of the same remainder, so *folding* multiplies it by x^D mod P (two carry-less multiplications,
@@ -15,8 +15,8 @@ A piece is two little-endian words. Bit i of a word stands for x^(63-i), so the 
 read as a piece, is their product times x: the constants are one power of x lower than the distance suggests.
 
 The multiplier is chosen from the features numba compiles for: 512, 256 or 128 bits on x86-64, 64 bits on aarch64, else
-the table alone. Importing this module imports numba and compiles nothing; each kernel is compiled when first asked for,
-and never cached on disk.
+the table alone. Importing this module imports numba and compiles nothing; :mod:`.compiled` has its kernel compiled
+elsewhere, and other kernels can call the same function.
 """
 
 from __future__ import annotations
@@ -28,30 +28,26 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-Kernel = Callable[..., Any]
+from .polynomial import DISTANCES
 
 PIECE = 16
 """Bytes one carry-less multiplier lane holds."""
 
 _ACCUMULATORS = {1: 8, 2: 4, 4: 4}
 _ARM = ("aarch64", "arm64")
-_BYTE = np.uint64(0xFF)
+_LOW_BYTE = np.uint64(0xFF)
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
-_WORDS = types.Array(types.uint64, 1, "C", readonly=True)
-_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
-_SIGNATURE = types.uint64(_BYTES, types.uint64, _WORDS, _WORDS)
+_SIGNATURE = types.uint64(types.int64, types.int64, types.uint64, types.int64, types.int64)
 
 
 def host_lanes() -> int:
     """Pieces one multiply instruction takes in the code numba makes here: 4, 2, 1, or 0 where there is none."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return 0
     features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
     if platform.machine() in _ARM:
         return int(not features.isdisjoint({"+aes", "+crypto"}))
@@ -63,15 +59,8 @@ def host_lanes() -> int:
 
 
 def block_size(lanes: int) -> int:
-    """Bytes one turn of the folding loop takes: the first distance its constants must bridge."""
+    """Bytes one turn of the folding loop takes."""
     return _ACCUMULATORS[lanes] * lanes * PIECE
-
-
-def distances(lanes: int) -> tuple[int, ...]:
-    """Bytes the three pairs of constants bridge: a block, a register, a piece. Nothing is bridged without lanes."""
-    if lanes == 0:
-        return ()
-    return block_size(lanes), lanes * PIECE, PIECE
 
 
 def _multiply_x86(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, half: int) -> ir.Value:
@@ -104,7 +93,8 @@ class FoldWriter:
 
     def write(self, data: ir.Value, size: ir.Value, crc: ir.Value, constants: ir.Value) -> list[ir.Value]:
         """The two words of the last piece, once `size` bytes (a positive multiple of the block) are folded into it."""
-        over_block, over_register, over_piece = self._load(constants, 3)
+        distances = (block_size(self.lanes), self.lanes * PIECE, PIECE)
+        over_block, over_register, over_piece = (self._constants(constants, distance) for distance in distances)
         accumulators = self._loop(data, size, crc, over_block)
         register = accumulators[0]
         for accumulator in accumulators[1:]:
@@ -144,6 +134,14 @@ class FoldWriter:
         low, high = (self.multiply(self.builder, ahead, constants, half) for half in (0, 1))
         return self.builder.xor(self.builder.xor(low, high), behind)
 
+    def _constants(self, constants: ir.Value, distance: int) -> ir.Value:
+        """The pair that bridges `distance` bytes, in every lane."""
+        pair = ir.VectorType(_I64, 2)
+        place = self.builder.gep(constants, [ir.Constant(_I64, DISTANCES.index(distance) * PIECE)])
+        loaded = self.builder.load(self.builder.bitcast(place, pair.as_pointer()), align=1)
+        mask = ir.Constant(ir.VectorType(_I32, 2 * self.lanes), [0, 1] * self.lanes)
+        return self.builder.shuffle_vector(loaded, loaded, mask)
+
     def _load(self, pointer: ir.Value, count: int) -> list[ir.Value]:
         vectors = self.builder.bitcast(pointer, self.vector.as_pointer())
         places = (self.builder.gep(vectors, [ir.Constant(_I64, index)]) for index in range(count))
@@ -158,67 +156,83 @@ class FoldWriter:
 def _fold_intrinsic(lanes: int) -> Any:
     def fold(typing_context: Any, data: Any, size: Any, crc: Any, constants: Any) -> Any:
         def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            arrays = (
-                context.make_array(_BYTES)(context, builder, arguments[0]).data,
-                context.make_array(_WORDS)(context, builder, arguments[3]).data,
-            )
-            start, table = (builder.bitcast(pointer, cgutils.voidptr_t) for pointer in arrays)
-            words = FoldWriter(builder, lanes, platform.machine()).write(start, arguments[1], arguments[2], table)
+            data, size, crc, constants = arguments
+            start, pairs = (builder.inttoptr(address, cgutils.voidptr_t) for address in (data, constants))
+            words = FoldWriter(builder, lanes, platform.machine()).write(start, size, crc, pairs)
             return context.make_tuple(builder, signature.return_type, words)
 
-        return types.UniTuple(types.uint64, 2)(_BYTES, types.uint64, types.uint64, _WORDS), lower
+        return types.UniTuple(types.uint64, 2)(types.int64, types.int64, types.uint64, types.int64), lower
 
     return intrinsic(fold)
 
 
-@njit(nogil=True, inline="always")
+def _loader(bits: int) -> Any:
+    """The number of so many bits at an address, as a word."""
+
+    def load(typing_context: Any, address: Any) -> Any:
+        def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            return builder.zext(builder.load(place, align=1), _I64)
+
+        return types.uint64(types.int64), lower
+
+    return intrinsic(load)
+
+
+_word, _byte = _loader(64), _loader(8)
+
+
+@njit(error_model="numpy")
+def _row(table: Any, row: Any, byte: Any) -> Any:
+    return _word(table + 8 * (256 * row + np.int64(byte & _LOW_BYTE)))
+
+
+@njit(error_model="numpy")
 def _step(word: Any, table: Any) -> Any:
     """Eight bytes through the table: the register after `word`, which already has the register before it mixed in."""
     crc = np.uint64(0)
     for index in range(8):
-        crc ^= table[np.uint64(256 * (7 - index)) + (word >> np.uint64(8 * index) & _BYTE)]
+        crc ^= _row(table, 7 - index, word >> np.uint64(8 * index))
     return crc
 
 
-@njit(nogil=True, inline="always")
-def _by_table(data: Any, start: Any, crc: Any, table: Any) -> Any:
-    """The register after `data[start:]`, eight bytes at a time."""
-    even = start + (data.size - start) // 8 * 8
-    for place in range(start, even, 8):
-        word = crc
-        for index in range(8):
-            word ^= np.uint64(data[place + index]) << np.uint64(8 * index)
-        crc = _step(word, table)
-    for place in range(even, data.size):
-        crc = table[(crc ^ data[place]) & _BYTE] ^ crc >> np.uint64(8)
+@njit(error_model="numpy")
+def _by_table(data: Any, size: Any, crc: Any, table: Any, constants: Any) -> Any:
+    """The register after `size` bytes, eight at a time."""
+    even = size // 8 * 8
+    for place in range(0, even, 8):
+        crc = _step(crc ^ _word(data + place), table)
+    for place in range(even, size):
+        crc = _row(table, 0, crc ^ _byte(data + place)) ^ crc >> np.uint64(8)
     return crc
 
 
 @functools.cache
-def crc_kernel(lanes: int) -> Kernel:
-    """A function (data, crc, table, constants) -> crc, compiled now for the given number of lanes.
+def crc_function(lanes: int) -> Any:
+    """The compiled function (data, size, crc, table, constants) -> crc with this many lanes, for others to call.
 
-    - `data`: uint8 [n], contiguous, may be read-only and at any address
+    - `data`, `size`: int64, address and number of the bytes
     - `crc`: uint64, the register before `data` (all ones at the beginning of a message, not inverted at its end)
-    - `table`: uint64 [8 * 256], row k holding the remainder of each byte when k zero bytes follow it
-    - `constants`: uint64 [6 * lanes], per distance of :func:`distances` a pair of powers of x for each lane
+    - `table`, `constants`: int64, what :func:`~s3dlio.alignment.polynomial.addresses` gives for the polynomial
 
     The register after `b"123456789"`, inverted, is 0xE3069283 for CRC32C and 0xAE8B14860A799888 for CRC64NVME. With no
     lanes the table does it all, and the constants are not looked at.
     """
-
-    def through_table(data: Any, crc: Any, table: Any, constants: Any) -> Any:
-        return _by_table(data, 0, crc, table)
-
     if lanes == 0:
-        return njit(_SIGNATURE, nogil=True)(through_table)
+        return _by_table
     fold, block = _fold_intrinsic(lanes), block_size(lanes)
 
-    def by_folding(data: Any, crc: Any, table: Any, constants: Any) -> Any:
-        size = data.size // block * block
-        if size:
-            first, second = fold(data, np.uint64(size), crc, constants)
+    def by_folding(data: Any, size: Any, crc: Any, table: Any, constants: Any) -> Any:
+        folded = size // block * block
+        if folded > 0:
+            first, second = fold(data, folded, crc, constants)
             crc = _step(_step(first, table) ^ second, table)
-        return _by_table(data, size, crc, table)
+        return _by_table(data + folded, size - folded, crc, table, constants)
 
-    return njit(_SIGNATURE, nogil=True)(by_folding)
+    return njit(error_model="numpy")(by_folding)
+
+
+def build(name: str) -> tuple[Callable[..., Any], Any]:
+    """Function and signature of a kernel for :mod:`.compiled`: `crc` for this machine, or `crc0` to `crc4` by lanes."""
+    lanes = name.removeprefix("crc")
+    return crc_function(int(lanes) if lanes else host_lanes()).py_func, _SIGNATURE

@@ -35,8 +35,18 @@ from ..errors import (
     StoreError,
     shown,
 )
-from ..model import BoundedRange, GetOptions, GetResult, ListPage, ObjectMeta, PutOptions, PutResult, Sink
-from ..transport.connection import Answer
+from ..model import (
+    NO_METADATA,
+    BoundedRange,
+    GetOptions,
+    GetResult,
+    ListPage,
+    ObjectMeta,
+    PutOptions,
+    PutResult,
+    Sink,
+)
+from ..transport.connection import Answer, Connection
 from ..transport.dial import open_pool
 from ..transport.download import IF_MATCH, Download, Pin
 from ..transport.endpoint import Endpoint
@@ -69,6 +79,7 @@ class HeaderNames(NamedTuple):
     def describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object's metadata from the headers of a GET or HEAD."""
         meta = self.metadata
+        own = {name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)}
         return ObjectMeta(
             key=key,
             size=size,
@@ -77,7 +88,7 @@ class HeaderNames(NamedTuple):
             version=headers.get(self.version),
             storage_class=headers.get(self.storage_class),
             content_type=headers.get("content-type"),
-            metadata={name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)},
+            metadata=own or NO_METADATA,
         )
 
     def written(self, answer: Answer) -> PutResult:
@@ -149,11 +160,29 @@ class HttpStore(ObjectStore):
         headers = {"if-none-match": quote_etag(unless)} if unless else {}
         return await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
 
-    async def _download(self, request: Request, sink: Sink, options: GetOptions) -> GetResult:
-        """What a GET of `request.key` delivers into the view of `sink`."""
+    async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+        service = self._service
+        if service is None or if_match is not None:
+            return await super().get(key, if_match=if_match)
+        request = self._request(self._get, "GET", key)
+        data, asked = await service.get_whole(self._addressed(request))
+        if data is None:
+            await self._download(request, sink := BytesSink(), GetOptions(), asked)
+            data = sink.data
+        return data
+
+    async def _download(
+        self, request: Request, sink: Sink, options: GetOptions, asked: Connection | None = None
+    ) -> GetResult:
+        """What a GET of `request.key` delivers into the view of `sink`; it may have been `asked` for already."""
         key = request.key or ""
         download = Download(key, sink, partial(self._describe, key), options.byte_range, options.if_match, self._pin)
-        await self._send(request._replace(success=(200, 206)), download)
+        download.asked = asked
+        try:
+            await self._send(request._replace(success=(200, 206)), download)
+        finally:
+            if (unused := download.take_asked()) is not None and self._service is not None:
+                self._service.pool.release(unused, reusable=False)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
         return download.result
@@ -225,6 +254,10 @@ class HttpStore(ObjectStore):
             key=key,
             success=success,
         )
+
+    def _addressed(self, request: Request) -> Request:
+        """A request without a body, as it is sent."""
+        return request
 
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
         service = await self._reach()

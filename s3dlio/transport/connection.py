@@ -25,9 +25,10 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from ..alignment.buffers import fresh_bytes
 from ..errors import ProtocolError
 from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, idle_timeout, parse_head
-from .stream import Stream
+from .stream import StaleError, Stream
 
 _log = logging.getLogger("s3dlio.transport")
 
@@ -35,6 +36,10 @@ EXPECT_FROM = 1 << 20
 _EXPECT_WAIT = 1.0
 _WATCH_FROM = 256 << 10
 _FIRST_READ = 16 << 10
+_WHOLE = (256 << 10) + _FIRST_READ
+"""Room for a head and for a body that is worth a copy more than a second wait."""
+
+_ENDED = "the server closed the connection before its answer was complete"
 _MAX_INFORMATIONAL = 256
 _SCRATCH = 256 << 10
 MAX_BUFFERED = 64 << 20
@@ -76,7 +81,8 @@ class Connection:
         self._buffer = bytearray(_FIRST_READ)
         self._start = 0
         self._end = 0
-        self._drained = self._sent = False
+        self._drained = self._sent = self._bodiless = self.asked = False
+        self._broken: OSError | None = None
         self.uses = 0
         self.answered = False
         self.may_have_acted = False
@@ -114,44 +120,95 @@ class Connection:
         and `ProtocolError`; then `answered` says whether the server had begun to answer, `may_have_acted` whether all
         that a server needs to act has begun to be sent, and `landing.filled` how much of the body is there.
         """
-        self.uses += 1
-        self.answered = self.reusable = self.ignores_expect = self._drained = self._sent = False
-        self.may_have_acted = not expect
-        early, broken = None, None
+        if self.asked:
+            early, broken = None, self._broken
+            self.asked = False
+        else:
+            self._begin(method, expect=expect)
+            early, broken = await self._send_request(head, body, expect=expect)
+        if isinstance(broken, TimeoutError | StaleError):
+            raise broken  # whoever let us wait so long, or was not asked, has not answered
         try:
-            if expect:
-                await self._stream.send_all(head)
-                early = await self._await_continue()
-            if early is None:
-                self.may_have_acted = True
-                early = await (self._send_body(body) if expect else self._send(head, body))
-        except TimeoutError:
-            raise  # an OSError, too, but whoever let us wait so long has not answered
-        except OSError as error:
-            broken = error
-        try:
-            answer_head = early or await self._final_head()
+            answer_head = early or self._head_received() or await self._final_head()
         except (OSError, ProtocolError):
             if broken is not None:
                 raise broken from None
             raise
         if not self._sent and answer_head.status < 300:
             raise broken or ProtocolError(f"the server answered {answer_head.status} before it had the request's body")
-        content = await self._receive_body(method, answer_head, landing)
-        # whatever follows the answer nobody asked for: it would pass for the answer to the next request
-        self.reusable = self._sent and answer_head.keep_alive and self._drained and self._start == self._end
-        self.expires_at = trio.current_time() + idle_timeout(answer_head.headers)
+        content = b""
+        if landing is None or not self._land_received(answer_head, landing):
+            content = await self._receive_body(method, answer_head, landing)
+        self._end_exchange(answer_head)
         if _log.isEnabledFor(logging.DEBUG):
             received = len(content) if content or landing is None else landing.filled
             _log_exchange(method, head, body, answer_head.status, received)
         return Answer(answer_head.status, answer_head.headers, content)
 
+    def _begin(self, method: str, *, expect: bool = False) -> None:
+        self.uses += 1
+        self.answered = self.reusable = self.ignores_expect = self._drained = self._sent = False
+        self.may_have_acted = not expect
+        self._bodiless = method == "HEAD"
+        self._broken = None
+
+    def _end_exchange(self, head: Head) -> None:
+        # whatever follows the answer nobody asked for: it would pass for the answer to the next request
+        self.reusable = self._sent and head.keep_alive and self._drained and self._start == self._end
+        self.expires_at = math.inf
+        if "keep-alive" in head.headers:
+            self.expires_at = trio.current_time() + idle_timeout(head.headers)
+
+    async def ask(self, head: memoryview) -> None:
+        """Begin an exchange: send a GET, and receive of its answer what comes at once.
+
+        Then :meth:`take_whole` may have it, or else :meth:`exchange` goes on from here, errors included.
+        """
+        self._begin("GET")
+        self.asked = True
+        try:
+            await self._ask(head)
+        except OSError as error:
+            self._broken = error
+
+    def take_whole(self) -> bytes | None:
+        """The body of a plain 200, all of which has come; `None`, and nothing is taken, where it is anything else."""
+        start, head = self._start, None
+        with suppress(ProtocolError):  # whoever goes on meets it again
+            head = self._head_received()
+            if head is not None and head.status == 200:
+                framing = body_framing("GET", head)
+                if framing.kind == "length" and framing.length == self._end - self._start:
+                    return self._take_body(head)
+        self._start = start
+        return None
+
+    def _take_body(self, head: Head) -> bytes:
+        data, view = fresh_bytes(self._end - self._start)
+        view[:] = memoryview(self._buffer)[self._start : self._end]
+        self._start, self._drained, self.asked = self._end, True, False
+        self._end_exchange(head)
+        return data
+
+    async def _send_request(
+        self, head: memoryview, body: Sequence[memoryview], *, expect: bool
+    ) -> tuple[Head | None, OSError | None]:
+        """The final head, where it came early, and what broke, which is no error before the answer was looked for."""
+        try:
+            if expect:
+                await self._stream.send_all(head)
+                early = await self._await_continue()
+                if early is not None:
+                    return early, None
+            self.may_have_acted = True
+            return await (self._send_body(body) if expect else self._send(head, body)), None
+        except OSError as error:
+            return None, error
+
     async def _send(self, head: memoryview, body: Sequence[memoryview]) -> Head | None:
         """Send it all; the final head, when it came before the body's end."""
         if not body:
-            await self._stream.send_all(head)
-            self._sent = True
-            await self._wait_for_answer()
+            await self._ask(head)
             return None
         if sum(map(len, body)) < _FIRST_READ:  # a copy is cheaper than a system call
             return await self._send_body([memoryview(b"".join((head, *body)))])
@@ -183,10 +240,21 @@ class Connection:
             raise broken
         return early
 
-    async def _wait_for_answer(self) -> None:
-        """Nothing can be there yet: to look first would only cost a system call. Under TLS looking is what reads."""
-        if not self._stream.tls:
-            await self._stream.wait_readable()
+    async def _ask(self, head: memoryview) -> None:
+        """Send a request that has no body, and receive the beginning of its answer, or all of a small one."""
+        self._rewind()
+        stream = self._stream
+        if stream.pumped and len(self._buffer) < _WHOLE and self._end == 0:
+            self._buffer = bytearray(_WHOLE)
+        try:
+            whole, reused = not self._bodiless, self.uses > 1
+            count = await stream.converse(head, self._buffer, self._end, whole=whole, reused=reused)
+        finally:
+            self._sent = stream.sent
+        if not count:
+            raise ConnectionResetError(_ENDED)
+        self._end += count
+        self.answered = True
 
     async def _await_continue(self) -> Head | None:
         """The final head, when it came instead of a 100 (or of silence for a second)."""
@@ -203,28 +271,64 @@ class Connection:
                 return head
         raise ProtocolError("the server sent nothing but informational answers")
 
+    def _head_received(self) -> Head | None:
+        """The final head, where it is in the buffer."""
+        end = self._buffer.find(HEAD_END, self._start, self._end) + len(HEAD_END)
+        if end < len(HEAD_END) or not self._sent:
+            return None
+        self._check_head(end)
+        head = parse_head(self._buffer[self._start : end])
+        if head.status < 200:
+            return None
+        self._start = end
+        return head
+
+    def _land_received(self, head: Head, landing: Landing) -> bool:
+        """Let an object land whose every byte is in the buffer; whether it was so."""
+        if head.status not in (200, 206):
+            return False
+        framing = body_framing("GET", head)
+        if framing.kind != "length" or framing.length > self._end - self._start:
+            return False
+        view, first = landing.place(head, framing.length), self._start + landing.skip
+        view[:] = memoryview(self._buffer)[first : first + len(view)]
+        landing.filled = len(view)
+        self._start = first + len(view)
+        self._drained = landing.skip + len(view) == framing.length
+        return True
+
     async def _head(self) -> Head:
         self._rewind()
         buffer, searched = self._buffer, 0
         # from 3 bytes before what is new: the end may have come in two pieces
         while (end := buffer.find(HEAD_END, max(self._start, searched - 3), self._end)) < 0:
             searched = self._end
+            self._check_head(self._end)
             await self._receive_more()
+            buffer = self._buffer
         end += len(HEAD_END)
+        self._check_head(end)
         head = parse_head(bytes(buffer[self._start : end]))
         self._start = end
         return head
 
+    def _check_head(self, end: int) -> None:
+        if end - self._start > MAX_HEAD:
+            raise ProtocolError(f"the head of the answer is longer than {MAX_HEAD} bytes")
+
     async def _receive_more(self) -> None:
         if not await self._receive_some():
-            raise ConnectionResetError("the server closed the connection before its answer was complete")
+            raise ConnectionResetError(_ENDED)
 
     async def _receive_some(self) -> int:
         self._make_room()
         count = await self._stream.receive_into(memoryview(self._buffer)[self._end :])
+        self._note_received(count)
+        return count
+
+    def _note_received(self, count: int) -> None:
         self._end += count
         self.answered = self.answered or count > 0
-        return count
 
     def _rewind(self) -> None:
         if self._start == self._end:
@@ -233,9 +337,7 @@ class Connection:
     def _make_room(self) -> None:
         if self._end < len(self._buffer):
             return
-        if len(self._buffer) >= MAX_HEAD:
-            raise ProtocolError(f"the head of the answer is longer than {MAX_HEAD} bytes")
-        self._buffer.extend(bytes(len(self._buffer)))
+        self._buffer = self._buffer + bytes(len(self._buffer))  # never resized: the pump may know where it is
 
     async def _receive_body(self, method: str, head: Head, landing: Landing | None) -> bytes:
         """The body; empty where it is the object, which lands."""
@@ -262,21 +364,11 @@ class Connection:
         self._drained = landing.skip + len(view) == length
 
     async def _fill(self, view: memoryview, landing: Landing | _Count) -> None:
-        size, received = len(view), min(len(view), self._end - self._start)
+        received = min(len(view), self._end - self._start)
         view[:received] = memoryview(self._buffer)[self._start : self._start + received]
         self._start += received
         landing.filled = received
-        stream = self._stream
-        try:
-            while received < size:
-                stream.expect(size - received)
-                count = await stream.receive_into(view[received:])
-                if not count:
-                    raise ConnectionResetError(f"the connection ended {size - received} bytes before the body did")
-                received += count
-                landing.filled = received
-        finally:
-            stream.expect(1)  # or the next head, being shorter, would wake nobody
+        await self._stream.fill(view[received:], landing)
 
     async def _collect(self, method: str, head: Head, framing: Framing) -> bytearray:
         """A body that is not the object: all of a success, the beginning of an error."""

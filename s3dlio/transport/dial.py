@@ -7,7 +7,6 @@ connections and then says nothing may win the race: it is avoided for a while, a
 from __future__ import annotations
 
 import random
-import ssl
 from contextlib import suppress
 
 import trio
@@ -18,7 +17,8 @@ from .connection import Connection
 from .endpoint import Endpoint
 from .pool import ConnectionPool
 from .stall import StallWatch
-from .stream import connect, tls_context
+from .stream import connect
+from .tls import TlsContext, tls_context
 
 _AVOIDED = 600.0
 """Seconds for which a silent address comes last."""
@@ -30,7 +30,7 @@ class Dialer:
     def __init__(self, endpoint: Endpoint, config: Config) -> None:
         self._endpoint = endpoint
         self._config = config
-        self._context: ssl.SSLContext | None = None
+        self._context: TlsContext | None = None
         self._watch = StallWatch(config.stall_timeout)
         self._avoided: dict[str, float] = {}
         """Addresses, and until when, in Trio's time."""
@@ -62,7 +62,7 @@ class Dialer:
         others = [str(where[0]) for *_, where in found if where[0] not in self._avoided]
         return random.choice(others) if others else name
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _tls(self) -> TlsContext | None:
         if self._endpoint.tls and self._context is None:
             self._context = tls_context(self._config.ca_bundle, verify=self._config.verify_tls)
         return self._context

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError, shown
 from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
+from .connection import Connection
 from .http1 import Head, is_weak, parse_size, quote_etag
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]+)")
@@ -67,6 +68,8 @@ class Download:
         pin: Pin = IF_MATCH,
     ) -> None:
         self.key = key
+        self.asked: Connection | None = None
+        """A connection of the download's own, on which it has been asked for."""
         self.filled = self.skip = 0
         self.received = 0
         self.result: GetResult | None = None
@@ -77,6 +80,11 @@ class Download:
         self._pin = pin
         self._view = memoryview(b"")
 
+    def take_asked(self) -> Connection | None:
+        """The connection on which it has been asked for, once."""
+        asked, self.asked = self.asked, None
+        return asked
+
     def narrow(self, headers: Mapping[str, str], query: str) -> tuple[dict[str, str], str]:
         """A request's headers and query, asking for what is still missing, of the version that has begun to arrive."""
         missing, etag = self._range, self._if_match
@@ -84,6 +92,8 @@ class Download:
             first = self.result.start + self.received
             missing = BoundedRange(first, self.result.end) if first or self._range else None
             etag = self.result.meta.etag or self._if_match
+        if missing is None and not etag:
+            return {**headers}, query
         asked, piece = self._pin.ask(etag) if etag else ({}, "")
         ranged = {} if missing is None else {"range": range_header(missing)}
         return {**headers, **ranged, **asked}, "&".join(filter(None, (query, piece)))

@@ -68,6 +68,19 @@ class ConnectionPool:
             self._slots.release()
             raise
 
+    def take(self) -> Connection | None:
+        """A connection of the caller's own, where one is idle and none waits for a slot."""
+        if not self._idle or self._closed:
+            return None
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        connection = self._take_idle()
+        if connection is None:
+            self._slots.release()
+        return connection
+
     def _take_idle(self) -> Connection | None:
         while self._idle:
             connection, since = self._idle.pop()

@@ -40,7 +40,7 @@ from ..errors import (
     shown,
 )
 from .circuit import CircuitBreaker
-from .connection import EXPECT_FROM, Answer
+from .connection import EXPECT_FROM, Answer, Connection
 from .download import Download
 from .endpoint import Endpoint
 from .http1 import SecretHeaders, SecretText, request_head
@@ -154,6 +154,29 @@ class Service:
         message = f"not done within {self.policy.time_limit:g} seconds, the limit on all attempts together"
         raise RequestTimeoutError(message, self._context(request, sent))
 
+    async def get_whole(self, request: Request) -> tuple[bytes | None, Connection | None]:
+        """The body of a GET's plain answer that comes at once, with none of the rest's ceremony.
+
+        Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
+        with; where nothing was, neither. Never raises `StoreError`.
+        """
+        connection = self.pool.take() if self.policy.time_limit == math.inf else None
+        if connection is None:
+            return None, None
+        try:
+            await connection.ask(await self._signed_head(request, None, expect=False))
+        except BaseException as error:
+            self.pool.release(connection, reusable=False)
+            if isinstance(error, StoreError):  # who goes on meets it again, and says where
+                return None, None
+            raise
+        body = connection.take_whole()
+        if body is None:
+            return None, connection
+        self.pool.release(connection, reusable=connection.reusable)
+        self.circuit.answered()
+        return body, None
+
     def _time_limit(self) -> AbstractContextManager[object]:
         """A scope that ends with the policy's limit. One without a limit would cost as much as a lease does."""
         limit = self.policy.time_limit
@@ -183,7 +206,7 @@ class Service:
 
     async def _exchange(self, request: Request, download: Download | None) -> Answer:
         """The answer to a request that waits for permission to send its body, or does not where that is unknown."""
-        expect = sum(map(len, request.body)) >= EXPECT_FROM and self._use_expect
+        expect = bool(request.body) and self._use_expect and sum(map(len, request.body)) >= EXPECT_FROM
         answer = await self._exchange_signed(request, download, expect=expect)
         if answer.status == 417 and expect:  # RFC 9110 section 10.1.1
             self._use_expect = False
@@ -216,9 +239,8 @@ class Service:
     def _headers(self, request: Request, asked: Mapping[str, str], *, expect: bool) -> SecretHeaders:
         """All that the request says but its signature."""
         headers = SecretHeaders({**self._defaults, **asked})
-        size = sum(map(len, request.body))
-        if size or request.method in ("PUT", "POST"):
-            headers["content-length"] = str(size)
+        if request.body or request.method in ("PUT", "POST"):
+            headers["content-length"] = str(sum(map(len, request.body)))
         if expect:
             headers["expect"] = "100-continue"
         return headers
@@ -226,8 +248,8 @@ class Service:
     async def _on_connection(
         self, request: Request, head: memoryview, download: Download | None, *, expect: bool, fresh: bool
     ) -> Answer:
-        connection = await self.pool.acquire(fresh=fresh)
-        reusable, reused = False, connection.uses > 0
+        connection = (download and download.take_asked()) or await self.pool.acquire(fresh=fresh)
+        reusable, reused = False, connection.uses > connection.asked
         try:
             answer = await connection.exchange(request.method, head, request.body, landing=download, expect=expect)
             reusable = connection.reusable

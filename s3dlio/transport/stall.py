@@ -30,6 +30,10 @@ class Waiting(Protocol):
     waits: int
     """How many tasks wait for it."""
 
+    @property
+    def moved(self) -> int:
+        """How many bytes have moved during a wait that goes on while they do."""
+
     def accept_any(self) -> None:
         """Wake up for fewer bytes than were asked for."""
 
@@ -42,14 +46,15 @@ class StallWatch:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._since: dict[Waiting, float] = {}
+        self._since: dict[Waiting, tuple[float, int]] = {}
+        """And what had moved then."""
         self._looking = False
 
     def begin(self, stream: Waiting) -> None:
         """A task begins to wait."""
         stream.waits += 1
         self._since.pop(stream, None)
-        self._since[stream] = trio.current_time()
+        self._since[stream] = trio.current_time(), stream.moved
         if not self._looking:
             self._looking = True
             trio.lowlevel.spawn_system_task(self._look_on, name="s3dlio stall watch")
@@ -63,11 +68,11 @@ class StallWatch:
     async def _look_on(self) -> None:
         try:
             while self._since:
-                due = min(map(self._due, self._since.values()))
+                due = min(self._due(since) for since, _ in self._since.values())
                 await trio.sleep_until(due)
                 now = trio.current_time()
                 if now - due > _LATE:
-                    self._since = dict.fromkeys(self._since, now)
+                    self._since = {stream: (now, moved) for stream, (_, moved) in self._since.items()}
                 self._look(now)
         finally:
             self._looking = False
@@ -77,8 +82,10 @@ class StallWatch:
         return half if trio.current_time() < half else since + self.limit
 
     def _look(self, now: float) -> None:
-        for stream, since in list(self._since.items()):
-            if now >= since + self.limit:
+        for stream, (since, moved) in list(self._since.items()):
+            if stream.moved != moved:
+                self._since[stream] = now, stream.moved
+            elif now >= since + self.limit:
                 stream.give_up()
             elif now >= since + self.limit / 2:
                 stream.accept_any()

@@ -1,6 +1,6 @@
 """A TCP or TLS byte stream that receives into the caller's memory.
 
-Theory of operation. The socket is a plain non-blocking one (`SSLSocket` for TLS), waited for with
+Theory of operation. The socket is a plain non-blocking one (a :data:`.tls.TlsSocket` for TLS), waited for with
 `trio.lowlevel.wait_readable`. A read first tries `recv_into` and waits only when nothing is there; decrypted TLS bytes
 land in the caller's view as well. Python's own stream classes would hand out fresh `bytes` for every read, which costs
 more than the transfer.
@@ -22,15 +22,18 @@ import os
 import select
 import socket
 import ssl
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
-from ..errors import ConfigError
+from ..alignment.buffers import address_of
+from . import pump_table
 from .endpoint import Endpoint
+from .pump import Moved, Pump, pump_of_run
 from .stall import StallWatch
+from .tls import TlsContext, TlsSocket, openssl_functions, pointer_of, tls_error
 
 _TURN = 2 << 20
 _LOW_WATER = 64 << 10
@@ -47,13 +50,19 @@ _KEEP_ALIVE = (
 class Stream:
     """One connected socket. See the module's text for who may use it how."""
 
-    def __init__(self, sock: socket.socket, watch: StallWatch) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, watch: StallWatch) -> None:
         self.waits = 0
         self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
         self._since_turn = 0
         self._low_water = 1
         self._watch = watch
+        self._fd = sock.fileno()
+        self._ssl = pointer_of(sock)
+        self._tls = self._ssl != 0
+        self._pump: Pump | None = None
+        self._pending: OSError | None = None
+        self.sent = False
+        """Whether the last request went out whole."""
 
     @property
     def tls(self) -> bool:
@@ -71,7 +80,104 @@ class Stream:
 
     def give_up(self) -> None:
         """End all waits, with a `TimeoutError`."""
+        if self._pump is not None:
+            self._pump.let_go(self._fd)
         trio.lowlevel.notify_closing(self._sock)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the pump has moved in the wait that goes on."""
+        return 0 if self._pump is None else self._pump.moved(self._fd)
+
+    @property
+    def pumped(self) -> bool:
+        """Whether what is asked for now is done outside the interpreter."""
+        if self._pump is None and self._ssl is not None:
+            pump = pump_of_run(openssl_functions() if self._tls else None)
+            if pump is not None and pump.attach(self._fd):
+                self._pump = pump
+        return self._pump is not None
+
+    async def converse(self, request: memoryview, buffer: bytearray, start: int, *, whole: bool, reused: bool) -> int:
+        """Send a request, and receive of its answer what there is into `buffer`, from `start` on.
+
+        Returns how many bytes that are, 0 for the peer's end. With `whole` it may be the whole answer, if that fits.
+        A `reused` connection may turn out to be stale. Errors: `OSError`.
+        """
+        self.sent = False
+        if self.pumped:
+            early = pump_table.REUSED if reused else pump_table.ANYHOW
+            moved = await self._move(request, buffer, start, len(buffer) - start, 0 if whole else 1, early)
+            self.sent = moved.sent == len(request)
+            return self._received(moved)
+        await self.send_all(request)
+        self.sent = True
+        if not self._tls:  # nothing can be there yet; under TLS looking is what reads
+            await self.wait_readable()
+        return await self.receive_into(memoryview(buffer)[start:])
+
+    async def _move(
+        self,
+        request: memoryview | None,
+        memory: bytearray | memoryview,
+        start: int,
+        room: int,
+        want: int,
+        early: int = pump_table.ANYHOW,
+    ) -> Moved:
+        """Have the pump send `request`, and receive into `memory` from `start` on."""
+        assert self._pump is not None
+        assert self._ssl is not None
+        send = (address_of(request), len(request)) if request is not None else (0, 0)
+        receive = (address_of(memory) + start, room)
+        self._watch.begin(self)
+        try:
+            return await self._pump.work(self._fd, self._ssl, send, receive, want, (request, memory, self._sock), early)
+        finally:
+            self._watch.end(self)
+
+    def _received(self, moved: Moved) -> int:
+        """How much came. An error that ended it is raised now where nothing did, or the next time."""
+        error = self._failure(moved) if moved.outcome > pump_table.ENDED else None
+        if error is not None and not moved.received:
+            raise error
+        self._pending = error
+        return moved.received
+
+    def _failure(self, moved: Moved) -> OSError | None:
+        if moved.outcome == pump_table.CANCELLED:
+            return TimeoutError(f"no byte moved for {self._watch.limit:g} seconds")
+        if moved.outcome == pump_table.STALE:
+            return StaleError("the peer said something, or ended the connection, before it was asked")
+        if moved.outcome == pump_table.BROKEN:
+            return OSError(moved.detail, os.strerror(moved.detail))
+        if moved.outcome == pump_table.TLS_BROKEN:
+            return tls_error(moved.detail)
+        return None
+
+    async def fill(self, view: memoryview, landing: Filled) -> None:
+        """Receive all of `view`. `landing.filled` grows with it. Errors: `OSError`, also where the peer ends before."""
+        try:
+            while len(view):
+                count = await self._fill_some(view)
+                landing.filled += count
+                if not count:
+                    raise ConnectionResetError(f"the connection ended {len(view)} bytes before the body did")
+                view = view[count:]
+        finally:
+            self.expect(1)  # or the next head, being shorter, would wake nobody
+
+    async def _fill_some(self, view: memoryview) -> int:
+        if self.pumped:
+            self._raise_pending()
+            return self._received(await self._move(None, view, 0, len(view), len(view)))
+        self.expect(len(view))
+        return await self.receive_into(view)
+
+    def _raise_pending(self) -> None:
+        if self._pending is not None:
+            error, self._pending = self._pending, None
+            raise error
 
     async def wait_readable(self) -> None:
         """Wait until there is something to read, as much as :meth:`expect` asked for. Errors: `TimeoutError`."""
@@ -80,7 +186,7 @@ class Stream:
     async def _wait_writable(self) -> None:
         await self._wait(trio.lowlevel.wait_writable)
 
-    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+    async def _wait(self, wait: Callable[[socket.socket | TlsSocket], Awaitable[None]]) -> None:
         self._since_turn = 0
         self._watch.begin(self)
         try:
@@ -93,6 +199,7 @@ class Stream:
     async def receive_into(self, view: memoryview) -> int:
         """Receive up to `len(view)` bytes; returns how many, 0 when the peer has ended. Errors: `OSError`."""
         await self._take_turn()
+        self._raise_pending()
         while True:
             try:
                 count = self._sock.recv_into(view)
@@ -161,11 +268,14 @@ class Stream:
 
         An idle TLS stream may hold a session ticket; reading shows whether anything else is there.
         """
+        if self._pump is not None and not self._pump.has_event(self._fd):
+            return False
+        sock = self._sock
         try:
-            if not isinstance(self._sock, ssl.SSLSocket):
-                self._sock.recv(1, socket.MSG_PEEK)
-            elif self.readable or self._sock.pending():
-                self._sock.recv(1)
+            if isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket):
+                sock.recv(1, socket.MSG_PEEK)
+            elif self.readable or sock.pending():
+                sock.recv_into(bytearray(1))
             else:
                 return False
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -176,34 +286,26 @@ class Stream:
 
     def close(self) -> None:
         """Close at once. Nothing that was asked for is waited for."""
+        if self._pump is not None:
+            self._pump.detach(self._fd)
+            self._pump = None
         self._sock.close()
 
     def __repr__(self) -> str:
         return f"<Stream {'tls' if self._tls else 'tcp'} fd={self._sock.fileno()}>"
 
 
-def tls_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
-    """TLS 1.2 or newer; certificates are checked, and the names in their extension (RFC 9525, section 6.3).
-
-    Errors: `ConfigError` when the bundle cannot be read.
-    """
-    folder = ca_bundle if ca_bundle is not None and os.path.isdir(ca_bundle) else None
-    try:
-        context = ssl.create_default_context(cafile=None if folder else ca_bundle, capath=folder)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the CA bundle {ca_bundle!r} cannot be used: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.hostname_checks_common_name = False
-    context.set_alpn_protocols(["http/1.1"])
-    if not verify:
-        warnings.warn("certificates are not checked: anyone in between can read and change the data", stacklevel=2)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+class StaleError(ConnectionResetError):
+    """An idle connection was of no use any more. Nothing was sent."""
 
 
-async def connect(endpoint: Endpoint, address: str, context: ssl.SSLContext | None, watch: StallWatch) -> Stream:
+class Filled(Protocol):
+    """What counts the bytes of a body."""
+
+    filled: int
+
+
+async def connect(endpoint: Endpoint, address: str, context: TlsContext | None, watch: StallWatch) -> Stream:
     """Open a stream to an `address`, or the addresses of a name, IPv4 and IPv6 racing (RFC 8305).
 
     Errors: `OSError`, `ssl.SSLError` included.
@@ -214,15 +316,15 @@ async def connect(endpoint: Endpoint, address: str, context: ssl.SSLContext | No
         sock.setblocking(False)
         for level, option, value in _KEEP_ALIVE:
             sock.setsockopt(level, option, value)
-        secure = sock if context is None else await _handshake(sock, context, endpoint.host)
+        secure: socket.socket | TlsSocket = sock if context is None else await _handshake(sock, context, endpoint.host)
         return Stream(secure, watch)
     except BaseException:
         sock.close()
         raise
 
 
-async def _handshake(sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
-    secure = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+async def _handshake(sock: socket.socket, context: TlsContext, name: str) -> TlsSocket:
+    secure = context(sock, name)
     try:
         while True:
             try:

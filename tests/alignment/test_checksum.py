@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import array
 import base64
-import subprocess
-import sys
+import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -16,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3dlio.alignment import ALGORITHMS, Checksum, combine, crc32c, crc64nvme
+from s3dlio.alignment.checksum import KERNEL, RELEASE_FROM, ZLIB_BELOW
 from s3dlio.errors import UnsupportedError
 
+from ..interpreter import run_python
 from . import naive
 
 ORACLE: dict[str, Callable[[bytes], int]] = {
@@ -153,7 +154,7 @@ def test_threads_that_compute_at_once() -> None:
     assert values == [awscrt.checksums.crc64nvme(data)] * 8
 
 
-def test_numba_and_numpy_are_imported_with_the_first_checksum_only() -> None:
+def test_numpy_is_imported_where_there_is_no_kernel_only() -> None:
     program = """if True:
         import sys
         import s3dlio.alignment as alignment
@@ -161,8 +162,33 @@ def test_numba_and_numpy_are_imported_with_the_first_checksum_only() -> None:
         alignment.AlignedBuffer(1), alignment.fresh_bytes(1), alignment.Checksum("CRC32", b"a"), alignment.crc32c(b"")
         alignment.DirectFile
         print(sorted(heavy & set(sys.modules)))
+        alignment.checksum.KERNEL.address()
+        alignment.checksum.KERNEL.wait(100)
         alignment.crc32c(b"a")
         print(sorted(heavy & set(sys.modules)))
     """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['llvmlite', 'numba', 'numpy']"]
+    done = run_python(program, NUMBA_DISABLE_JIT="0")
+    assert (done.stdout.splitlines(), done.stderr) == (["[]", "['llvmlite']"], "")
+
+
+def test_numba_switched_off() -> None:
+    program = """if True:
+        import awscrt.checksums
+        from s3dlio.alignment import checksum
+        data = bytes(range(256)) * 5000
+        assert checksum.crc32c(data) == awscrt.checksums.crc32c(data)
+        assert checksum.crc64nvme(data) == awscrt.checksums.crc64nvme(data)
+        assert checksum.Checksum("CRC32", data).value == awscrt.checksums.crc32(data)
+        print(checksum.KERNEL.wait(100))
+    """
+    done = run_python(program, NUMBA_DISABLE_JIT="1")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@every_algorithm
+def test_with_and_without_the_interpreter_lock(algorithm: str) -> None:
+    Checksum("CRC32C", b"a")
+    assert KERNEL.wait(100) is ("NUMBA_DISABLE_JIT" not in os.environ)
+    for size in (ZLIB_BELOW - 1, ZLIB_BELOW, RELEASE_FROM - 1, RELEASE_FROM):
+        data = np.random.default_rng(size).bytes(size)
+        assert Checksum(algorithm, data).value == ORACLE[algorithm](data)

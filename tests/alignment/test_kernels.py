@@ -1,10 +1,8 @@
-"""Every kernel that this machine can run, against the plain twin, AWS's implementation and published vectors."""
+"""Every kernel that this machine can run, and numpy, against the plain twin, AWS's code and published vectors."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import functools
 from collections.abc import Callable
 
 import awscrt.checksums
@@ -16,11 +14,15 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 from s3dlio.alignment import kernels
-from s3dlio.alignment.checksum import CRC32, CRC32C, CRC64NVME, Polynomial, kernel_for
+from s3dlio.alignment.checksum import kernel_for
+from s3dlio.alignment.compiled import Kernel
+from s3dlio.alignment.polynomial import CRC32, CRC32C, CRC64NVME, Polynomial
 
+from ..interpreter import run_python
 from . import naive
 
-WIDTHS = [lanes for lanes in (0, 1, 2, 4) if lanes <= kernels.host_lanes()]
+WAYS = ["rows", *(f"crc{lanes}" for lanes in (0, 1, 2, 4) if lanes <= kernels.host_lanes())]
+"""numpy's, and the kernels by their numbers of lanes."""
 NAIVE: dict[Polynomial, Callable[[bytes, int], int]] = {
     CRC32: naive.crc32,
     CRC32C: naive.crc32c,
@@ -34,17 +36,30 @@ ORACLE: dict[Polynomial, Callable[[bytes, int], int]] = {
 CHECK_VALUES = {CRC32: 0xCBF43926, CRC32C: 0xE3069283, CRC64NVME: 0xAE8B14860A799888}
 RANDOM = np.random.default_rng(1).bytes(3 << 20)
 
-every_kernel = pytest.mark.parametrize("lanes", WIDTHS)
+every_way = pytest.mark.parametrize("way", WAYS)
 every_polynomial = pytest.mark.parametrize("polynomial", CHECK_VALUES, ids=lambda polynomial: polynomial.name)
 
 
-@every_kernel
+@pytest.fixture(autouse=True)
+def numba_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
+
+
+@functools.cache
+def _computing(polynomial: Polynomial, way: str) -> Callable[[memoryview, int], int]:
+    kernel = Kernel("s3dlio.alignment.kernels" if way != "rows" else "absent", way)
+    kernel.address()
+    assert kernel.wait(100) is (way != "rows")
+    return kernel_for(polynomial, kernel)
+
+
+@every_way
 @every_polynomial
-def test_check_value(polynomial: Polynomial, lanes: int) -> None:
-    assert kernel_for(polynomial, lanes)(memoryview(b"123456789"), 0) == CHECK_VALUES[polynomial]
+def test_check_value(polynomial: Polynomial, way: str) -> None:
+    assert _computing(polynomial, way)(memoryview(b"123456789"), 0) == CHECK_VALUES[polynomial]
 
 
-@every_kernel
+@every_way
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -61,14 +76,14 @@ def test_check_value(polynomial: Polynomial, lanes: int) -> None:
     ],
     ids=["zeros", "ones", "increasing", "decreasing", "iscsi-read"],
 )
-def test_vectors_of_rfc_3720_b4(data: bytes, expected: int, lanes: int) -> None:
-    assert kernel_for(CRC32C, lanes)(memoryview(data), 0) == expected
+def test_vectors_of_rfc_3720_b4(data: bytes, expected: int, way: str) -> None:
+    assert _computing(CRC32C, way)(memoryview(data), 0) == expected
 
 
-@every_kernel
+@every_way
 @every_polynomial
-def test_every_length_across_the_first_blocks(polynomial: Polynomial, lanes: int) -> None:
-    kernel = kernel_for(polynomial, lanes)
+def test_every_length_across_the_first_blocks(polynomial: Polynomial, way: str) -> None:
+    kernel = _computing(polynomial, way)
     data = RANDOM[:1100]
     value = 0
     for length in range(1, len(data) + 1):
@@ -76,56 +91,76 @@ def test_every_length_across_the_first_blocks(polynomial: Polynomial, lanes: int
         assert kernel(memoryview(data)[:length], 0) == value, length
 
 
-@every_kernel
+@every_way
 @every_polynomial
 @settings(deadline=None)
 @given(data=st.binary(max_size=700), offset=st.integers(0, 70), value=st.integers(0, 2**32 - 1))
 def test_any_bytes_at_any_address_from_any_value(
-    polynomial: Polynomial, lanes: int, data: bytes, offset: int, value: int
+    polynomial: Polynomial, way: str, data: bytes, offset: int, value: int
 ) -> None:
     view = memoryview(bytearray(b"\xaa" * offset + data + b"\x55" * 9))[offset : offset + len(data)]
-    assert kernel_for(polynomial, lanes)(view, value) == NAIVE[polynomial](data, value)
+    assert _computing(polynomial, way)(view, value) == NAIVE[polynomial](data, value)
 
 
-@every_kernel
+@every_way
 @every_polynomial
 @settings(deadline=None)
 @given(start=st.integers(0, 100), length=st.integers(0, len(RANDOM) - 100))
-def test_megabytes_against_the_oracle(polynomial: Polynomial, lanes: int, start: int, length: int) -> None:
+def test_megabytes_against_the_oracle(polynomial: Polynomial, way: str, start: int, length: int) -> None:
     data = RANDOM[start : start + length]
-    assert kernel_for(polynomial, lanes)(memoryview(data), 0) == ORACLE[polynomial](data, 0)
+    assert _computing(polynomial, way)(memoryview(data), 0) == ORACLE[polynomial](data, 0)
+
+
+@every_way
+@every_polynomial
+def test_lengths_about_whole_rows(polynomial: Polynomial, way: str) -> None:
+    computing = _computing(polynomial, way)
+    for length in (8 * n + extra for n in (4095, 4096, 4097, 8192, 12288) for extra in (-1, 0, 1)):
+        assert computing(memoryview(RANDOM)[3 : 3 + length], 7) == ORACLE[polynomial](RANDOM[3 : 3 + length], 7), length
 
 
 @pytest.mark.parametrize(
-    ("settings", "lanes"),
-    [
-        ({"NUMBA_DISABLE_JIT": "1"}, 0),
-        ({"NUMBA_CPU_NAME": "generic"}, 0),
-        ({"NUMBA_ENABLE_AVX": "0"}, min(1, kernels.host_lanes())),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ("variable", "value", "lanes"),
+    [("NUMBA_CPU_NAME", "generic", 0), ("NUMBA_ENABLE_AVX", "0", min(1, kernels.host_lanes()))],
 )
-def test_narrower_machines(settings: dict[str, str], lanes: int) -> None:
+def test_narrower_machines(variable: str, value: str, lanes: int) -> None:
     program = """if True:
-        import os
-        from s3dlio.alignment import crc32c, crc64nvme, kernels
+        from s3dlio.alignment import checksum, kernels
         from tests.alignment import naive
         data = bytes(range(256)) * 5
-        for length in (0, 1, 7, 8, 9, 31, 257, 1280):
-            assert crc32c(data[:length]) == naive.crc32c(data[:length]), length
-            assert crc64nvme(data[:length]) == naive.crc64nvme(data[:length]), length
-            rest = memoryview(data)[length:]  # at odd addresses, too
-            assert crc64nvme(rest, crc64nvme(data[:length])) == naive.crc64nvme(data), length
+        for by_kernel in (False, True):
+            for length in (1, 7, 8, 9, 31, 257, 1280):
+                assert checksum.crc32c(data[:length]) == naive.crc32c(data[:length]), length
+                assert checksum.crc64nvme(data[:length]) == naive.crc64nvme(data[:length]), length
+                rest = memoryview(data)[length:]  # at odd addresses, too
+                assert checksum.crc64nvme(rest, checksum.crc64nvme(data[:length])) == naive.crc64nvme(data), length
+            assert checksum.KERNEL.wait(100)
         print(kernels.host_lanes())
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(program, NUMBA_DISABLE_JIT="0", **{variable: value})
     assert (done.stdout.strip(), done.stderr) == (str(lanes), "")
+
+
+def test_another_compiled_function_folds_in_passing() -> None:
+    program = """if True:
+        import awscrt.checksums
+        import numpy as np
+        from numba import njit
+        from s3dlio.alignment import kernels
+        from s3dlio.alignment.polynomial import CRC64NVME, addresses
+        folding = kernels.crc_function(kernels.host_lanes())
+
+        @njit(error_model="numpy")
+        def copy(source, target, crc, table, constants):
+            target[:] = source
+            return folding(target.ctypes.data, target.size, crc, table, constants)
+
+        source, target = np.arange(5000, dtype=np.uint8), np.empty(5000, np.uint8)
+        crc = copy(source, target, np.uint64(CRC64NVME.ones), *addresses(CRC64NVME))
+        print(crc ^ CRC64NVME.ones == awscrt.checksums.crc64nvme(source.tobytes()))
+    """
+    done = run_python(program, NUMBA_DISABLE_JIT="0")
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_fold_for_aarch64_uses_its_multiplier() -> None:

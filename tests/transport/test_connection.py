@@ -195,8 +195,9 @@ async def test_of_an_error_a_mebibyte_is_read(name: str, method: str) -> None:
 
         async def feed() -> None:
             with peer, suppress(OSError):
-                for piece in _pieces(ERRORS[name], 1 << 16):
-                    await peer.send(piece)
+                rest = memoryview(ERRORS[name])
+                while rest:
+                    rest = rest[await peer.send(rest[: 1 << 16]) :]
                 await trio.sleep_forever()
 
         async with trio.open_nursery() as nursery:

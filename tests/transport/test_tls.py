@@ -1,18 +1,30 @@
-"""TLS: bodies arrive where they belong, and a peer that cannot prove its name gets not one request."""
+"""TLS: bodies arrive where they belong, and a peer that cannot prove its name gets not one request.
+
+All of it by pyOpenSSL, and by the pump where that is compiled, and by `ssl`.
+"""
 
 from __future__ import annotations
 
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from ipaddress import ip_address
 from itertools import product
 from pathlib import Path
 
 import pytest
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from OpenSSL import SSL
 from trio.testing import MockClock
 
 from s3dlio.errors import (
@@ -26,12 +38,30 @@ from s3dlio.errors import (
 )
 from s3dlio.model import PutOptions
 from s3dlio.stores.s3.store import S3Store
+from s3dlio.transport import pump_code
+from s3dlio.transport.tls import openssl_functions
 
 from ..servers.faults import NOTHING, Fault, FaultServer, error_body, fault_server
 from .conftest import DATA, ROOT, MakeStore
+from .test_cancellation import cancelled_at
 
 MiB = 1 << 20
 LARGE = bytes(range(256)) * (3 * MiB // 256)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_pump_for_tls() -> None:
+    """As for the other one, which way is tested is known."""
+    pump_code.pump_code(openssl_functions())
+    pump_code._loops[True].wait(120)
+
+
+@pytest.fixture(params=["openssl", "ssl"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose TLS it is."""
+    if request.param == "ssl":
+        monkeypatch.setitem(sys.modules, "s3dlio.transport.openssl", None)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +139,51 @@ async def test_the_environments_authorities(
         assert await make_store(endpoint=server.endpoint).get("key") == DATA
 
 
-@pytest.mark.parametrize("flaw", ["wrong name", "unknown authority", "expired"])
+def self_signed(address: str) -> ssl.SSLContext:
+    """Of a server whose certificate nobody vouches for."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, day = datetime.now(UTC), timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+    certificate = builder.add_extension(names, critical=True).sign(key, SHA256())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with trustme.Blob(pem).tempfile() as path:
+        context.load_cert_chain(path)
+    return context
+
+
+FLAWS = {
+    "wrong name": (64, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
+    "wrong address": (64, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
+    "unknown authority": (20, "unable to get local issuer certificate"),
+    "self-signed": (18, "self.signed certificate"),
+    "expired": (10, "certificate has expired"),
+}
+"""And OpenSSL's codes and words for them."""
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
 async def test_peers_that_prove_nothing(
     make_store: MakeStore, authority: trustme.CA, ca_bundle: str, flaw: str
 ) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     context = {
         "wrong name": lambda: server_context(authority, "example.com"),
+        "wrong address": lambda: server_context(authority, "127.0.0.2"),
         "unknown authority": lambda: server_context(trustme.CA()),
+        "self-signed": lambda: self_signed("127.0.0.1"),
         "expired": lambda: server_context(authority, not_after=yesterday),
     }[flaw]()
     async with fault_server(tls=context) as server:
-        with pytest.raises(ConnectionFailedError, match="certificate verify failed") as caught:
+        with pytest.raises(ConnectionFailedError, match=f"certificate verify failed: .*{FLAWS[flaw][1]}") as caught:
             await make_store(endpoint=server.endpoint, ca_bundle=ca_bundle).get("key")
         assert caught.value.attempts == 1
-        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        cause = caught.value.__cause__
+        assert isinstance(cause, ssl.SSLCertVerificationError)
+        assert (cause.library, cause.reason) == ("SSL", "CERTIFICATE_VERIFY_FAILED")
+        assert cause.verify_code == FLAWS[flaw][0]
+        assert cause.verify_message.casefold() in str(cause).casefold()
         assert not server.requests
 
 
@@ -169,6 +229,8 @@ ANSWERS_WITHOUT_TLS = {
     "http": b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n",
     "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
     "smtp": b"220 mail.example.com ESMTP ready\r\n",
+    "TLS 1.1": bytes.fromhex("1603020031 0200002d 0302") + bytes(32) + bytes.fromhex("00 c014 00 0005 ff01000100"),
+    "alert": bytes.fromhex("1503010002 02 46"),  # fatal: protocol_version
 }
 
 
@@ -306,3 +368,91 @@ class TestEndsWithoutGoodbye:
         server.always = Fault(headers={"content-length": None}, hang_up=True)
         with pytest.raises(ConnectionFailedError):
             await store.list_page()
+
+
+async def test_a_name_of_more_than_ascii(make_store: MakeStore, authority: trustme.CA, ca_bundle: str) -> None:
+    async with fault_server(tls=server_context(authority, "b\u00fccher.localhost")) as server:
+        server.objects[f"{ROOT}key"] = DATA
+        endpoint = server.endpoint.replace("127.0.0.1", "xn--bcher-kva.localhost")
+        assert await make_store(endpoint=endpoint, ca_bundle=ca_bundle).get("key") == DATA
+
+
+async def test_much_of_it(make_store: MakeStore, authority: trustme.CA, ca_bundle: str) -> None:
+    """Larger than what sockets hold, and read in other pieces than written."""
+    body = LARGE * 16 + b"end"
+    async with fault_server(tls=server_context(authority)) as server:
+        store = make_store(endpoint=server.endpoint, ca_bundle=ca_bundle)
+        await store.put("large", body)
+        assert server.objects[f"{ROOT}large"] == body
+        server.always = Fault(pace=(333_333, 0))
+        assert await store.get("large") == body
+
+
+@pytest.mark.parametrize("verb", ["get", "put"])
+async def test_cancelled_at_every_step(make_store: MakeStore, authority: trustme.CA, ca_bundle: str, verb: str) -> None:
+    async with fault_server(tls=server_context(authority)) as server:
+        server.objects[f"{ROOT}large"] = LARGE
+        for step in range(1, 1000):
+            store = make_store(endpoint=server.endpoint, ca_bundle=ca_bundle, connections=1)
+            operation = partial(store.get, "large") if verb == "get" else partial(store.put, "large", LARGE)
+            cancelled = await cancelled_at(step, operation)
+            assert await store.get("large") == LARGE
+            await store.aclose()
+            await server.settled(0)
+            if not cancelled:
+                break
+        assert not cancelled
+        assert step > 3
+
+
+async def test_renegotiation_is_refused(make_store: MakeStore, authority: trustme.CA, ca_bundle: str) -> None:
+    """The server of a TLS 1.2 connection asks for it in the middle of an answer: that comes nevertheless."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    asked_anew = False
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal asked_anew
+        secure = SSL.Connection(context)
+        secure.set_accept_state()
+        await relay(stream, secure, secure.do_handshake)
+        await relay(stream, secure, lambda: secure.recv(10_000))
+        secure.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
+        asked_anew = secure.renegotiate()
+        secure.do_handshake()
+        secure.send(b"half")
+        await send_pending(stream, secure)
+        with pytest.raises((SSL.Error, trio.BrokenResourceError, EOFError)):
+            await relay(stream, secure, lambda: secure.recv(1))
+        assert secure.total_renegotiations() <= 1
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        endpoint = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+        store = make_store(endpoint=endpoint, ca_bundle=ca_bundle, max_attempts=1)
+        assert await store.get("key") == b"halfhalf"
+        assert asked_anew
+        nursery.cancel_scope.cancel()
+
+
+async def relay(stream: trio.SocketStream, secure: SSL.Connection, step: Callable[[], object]) -> None:
+    """Do `step` with what the client sends for it."""
+    while True:
+        try:
+            step()
+        except SSL.WantReadError:
+            await send_pending(stream, secure)
+            received = await stream.receive_some(100_000)
+            if not received:
+                raise EOFError from None
+            secure.bio_write(received)
+        else:
+            return await send_pending(stream, secure)
+
+
+async def send_pending(stream: trio.SocketStream, secure: SSL.Connection) -> None:
+    with suppress(SSL.WantReadError):
+        while True:
+            await stream.send_all(secure.bio_read(100_000))

@@ -46,7 +46,7 @@ from ...transport.download import Download
 from ...transport.endpoint import Endpoint
 from ...transport.service import Request
 from ..http import HttpStore, Query, creating, each, open_service, read_removed
-from ..store import check_key
+from ..store import ObjectStore, check_key
 from . import messages
 from .resumable import ResumableUploads
 
@@ -92,6 +92,8 @@ class GCSStore(HttpStore):
         return f"gs://{self.bucket}"
 
     # Reading
+
+    get = ObjectStore.get  # as what is fetched has to be checked
 
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         unless = messages.generation_of(options.if_none_match) if options.if_none_match else None

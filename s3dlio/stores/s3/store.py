@@ -232,13 +232,16 @@ class S3Store(HttpStore):
         """Below :attr:`Route.path`, which is known when the profile has been read."""
         return f"/{quote_path(check_key(key))}" if key is not None else "/"
 
+    def _addressed(self, request: Request, hashed: str = EMPTY_SHA256) -> Request:
+        assert self._route is not None
+        headers = {**request.headers, PAYLOAD_HASH: hashed}
+        return request._replace(path=self._route.path + request.path, headers=headers)
+
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
         service = await self._reach()
         assert self._route is not None
         place = self._route
-        hashed = await payload_hash(request.body, tls=place.endpoint.tls)
-        headers = {**request.headers, PAYLOAD_HASH: hashed}
-        request = request._replace(path=place.path + request.path, headers=headers)
+        request = self._addressed(request, await payload_hash(request.body, tls=place.endpoint.tls))
         try:
             answer = await self._follow(service, place, request, download)
         except (PermissionDeniedError, ConnectionFailedError):
