@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,21 +46,39 @@ def gcs_bucket() -> Iterator[GCSServer]:
         yield server
 
 
-@pytest.fixture(params=SCHEMES)
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+@contextmanager
+def _place_of(scheme: str, request: pytest.FixtureRequest) -> Iterator[Place]:
     """The guide's names of buckets, and for files a directory of the test's own, on a disk."""
-    if request.param == "s3":
+    if scheme == "s3":
         s3: SeaweedFS = request.getfixturevalue("s3_bucket")
         yield Place("s3://bucket", "bucket", s3.environment())
-    elif request.param == "az":
+    elif scheme == "az":
         azure: Azurite = request.getfixturevalue("azure_container")
         yield Place("az://container", "container", azure.environment())
-    elif request.param == "gs":
+    elif scheme == "gs":
         gcs: GCSServer = request.getfixturevalue("gcs_bucket")
         yield Place("gs://bucket", "bucket", {"STORAGE_EMULATOR_HOST": gcs.endpoint})
     else:
         with tempfile.TemporaryDirectory(dir=Path(__file__).parents[1], prefix=".disk-") as name:
-            yield Place(f"{request.param}://{name}", name)
+            yield Place(f"{scheme}://{name}", name)
+
+
+@pytest.fixture(params=SCHEMES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A place of each scheme, one after the other."""
+    with _place_of(request.param, request) as made:
+        yield made
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Place]]:
+    """One place of each scheme, side by side, with the variables that lead to all of them."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(_place_of(scheme, request)) for scheme in SCHEMES]
+        for place in made:
+            for name, value in place.environment.items():
+                monkeypatch.setenv(name, value)
+        yield made
 
 
 @pytest.fixture

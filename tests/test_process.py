@@ -195,18 +195,17 @@ _UNKNOWN_SIZES = """
 import json, sys
 from s3dlio.compat.s3torchconnector import S3IterableDataset, S3MapDataset
 
-kind, uri, region, count, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+kind, region, *uris = sys.argv[1:]
 
 def highest():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
 
-uris = [f"{uri}/k{number:02}" for number in range(count)]
 if kind == "iterable":
     readers = iter(S3IterableDataset.from_objects(uris, region=region))
 else:
-    batch = S3MapDataset.from_objects(uris, region=region).__getitems__(range(count))
-    readers = (batch.pop(0) for _ in range(count))  # a reader keeps its body
+    batch = S3MapDataset.from_objects(uris, region=region).__getitems__(range(len(uris)))
+    readers = (batch.pop(0) for _ in uris)  # a reader keeps its body
 before, done = highest(), 0
 for reader in readers:
     done += len(reader.read())
@@ -222,10 +221,11 @@ def test_objects_of_unknown_size_stay_within_the_memory_limit(
     """The limit of 256 MiB, and 150 MiB for what the consumer holds and everything else."""
     import s3dlio
 
-    size, count = 64 << 20, 24
-    for number in range(count):
-        s3dlio.put(f"s3://{bucket}/k{number:02}", os.urandom(1 << 20) * (size >> 20))
-    command = [sys.executable, "-c", _UNKNOWN_SIZES, kind, f"s3://{bucket}", "us-east-1", str(count), str(size)]
+    size, stored, count = 64 << 20, 4, 24
+    for number in range(stored):
+        s3dlio.put(f"s3://{bucket}/k{number}", os.urandom(1 << 20) * (size >> 20))
+    uris = [f"s3://{bucket}/k{number % stored}" for number in range(count)]
+    command = [sys.executable, "-c", _UNKNOWN_SIZES, kind, "us-east-1", *uris]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.stderr == ""
     figures = json.loads(done.stdout)

@@ -13,6 +13,7 @@ import trio
 import trustme
 from trio.testing import MockClock
 
+from s3dlio import transfer
 from s3dlio.auth.azure import AzureAccount
 from s3dlio.auth.bearer import Token
 from s3dlio.auth.sigv4 import Credentials
@@ -20,6 +21,7 @@ from s3dlio.config import Config
 from s3dlio.errors import StoreError
 from s3dlio.model import BoundedRange, GetOptions, Part, PutOptions, Upload
 from s3dlio.stores.azure.store import AzureStore
+from s3dlio.stores.gcs import store as gcs_store
 from s3dlio.stores.gcs.store import GCSStore
 from s3dlio.stores.http import HttpStore
 from s3dlio.stores.s3.store import S3Store
@@ -30,6 +32,7 @@ from ..servers.faults import NOTHING, Fault, error_body, fault_server
 from .test_tls import server_context
 
 MiB = 1 << 20
+RESUMABLE = 3 * MiB
 CANARY = "cAnArY0123456789"
 KEY = f"key-{CANARY}".encode()
 SIGNATURES = re.compile(f"{CANARY}|{re.escape(base64.b64encode(KEY).decode())}|Signature=|SharedKey |Bearer |sig=")
@@ -82,9 +85,9 @@ VERBS: dict[str, Callable[[HttpStore], Awaitable[object]]] = {
     "list": lambda store: store.list_page(),
     "put": lambda store: store.put("new", b"small"),
     "create": lambda store: store.put("new", memoryview(bytes(100_000)), PutOptions(if_none_match=True)),
-    "put much": lambda store: store.put("new", memoryview(bytes(3 * MiB))),
-    "put more": lambda store: store.put("new", memoryview(bytes(9 * MiB))),
-    "write": lambda store: write(ParallelStore(store, part_size=5 * MiB, parts_in_flight=2)),
+    "put much": lambda store: store.put("new", memoryview(bytes(RESUMABLE - 1))),
+    "put more": lambda store: store.put("new", memoryview(bytes(RESUMABLE + 1))),
+    "write": lambda store: write(ParallelStore(store, part_size=MiB, parts_in_flight=2)),
     "delete": lambda store: store.delete("new"),
     "delete many": lambda store: store.delete_many(["a", "b"]),
     "copy": lambda store: store.copy("old", "new"),
@@ -101,7 +104,7 @@ VERBS: dict[str, Callable[[HttpStore], Awaitable[object]]] = {
 
 async def write(store: ParallelStore) -> None:
     async with store.open_writer("new") as writer:
-        await writer.write(memoryview(bytes(11 * MiB)))
+        await writer.write(memoryview(bytes(5 * MiB // 2)))
 
 
 async def part(store: HttpStore) -> None:
@@ -154,6 +157,13 @@ async def told_secrets(store: HttpStore) -> dict[str, list[str]]:
             nursery.start_soon(tell, verb)
     assert "get" in told
     return {verb: secrets for verb, secrets in told.items() if secrets}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes of few bytes are made as those of many are, in parts and resumable."""
+    monkeypatch.setattr(transfer, "MIN_PART", MiB)
+    monkeypatch.setattr(gcs_store, "RESUMABLE_FROM", RESUMABLE)
 
 
 @pytest.fixture
@@ -229,7 +239,7 @@ async def test_a_resumable_upload(clock: MockClock, tls: tuple[trustme.CA, str],
         config = Config(ca_bundle=bundle, max_attempts=2, stall_timeout=5)
         async with CLOUDS["gcs"](server.endpoint, config) as store:
             with pytest.raises(StoreError) as caught:
-                await store.put("new", memoryview(bytes(9 * MiB)))
+                await store.put("new", memoryview(bytes(RESUMABLE + 1)))
     assert len(server.requests) > 1
     assert not SIGNATURES.search(full_story(caught.value))
 

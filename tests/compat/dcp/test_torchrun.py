@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from s3dlio.compat.s3torchconnector.dcp import S3StorageReader
 
 from ...servers.seaweedfs import SeaweedFS
 from .conftest import ALONE
-from .ranks import TENSORS, rows, rows_of
+from .ranks import LARGE, TENSORS, rows, rows_of
 
-LARGE = 256
 SMALL = 8
 ROOT = Path(__file__).parents[3]
 
@@ -63,37 +63,48 @@ def home(s3_server: SeaweedFS) -> str:
     return f"s3://{name}"
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.usefixtures("s3_environment")
-def test_what_four_ranks_saved_is_loaded_by_four_and_by_two(home: str, tmp_path: Path) -> None:
-    path = f"{home}/large"
-    done = torchrun(4, "save_and_load", path, tmp_path / "four", LARGE)
-    found = results_of(done, tmp_path / "four", 4)
-    assert all(each["equal"] for each in found)
-    assert sum(each["bytes"] for each in found) == LARGE << 20
-    assert files(path) == [".metadata", *(f"__{rank}_0.distcp" for rank in range(4))]
-    done = torchrun(2, "load_again", path, tmp_path / "two", LARGE)
-    assert all(each["equal"] for each in results_of(done, tmp_path / "two", 2))
-
-
 @pytest.fixture(scope="module")
-def found_by_two(home: str, s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two ranks found out about everything else."""
-    results = tmp_path_factory.mktemp("two") / "results"
+def environment(s3_server: SeaweedFS) -> Iterator[None]:
+    """The server's, for fixtures of this module."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in s3_server.environment().items():
             patched.setenv(name, value)
-        return results_of(torchrun(2, "many", f"{home}/many", results, SMALL), results, 2)
+        yield
 
 
+@pytest.fixture(scope="module")
+def found_by_four(home: str, environment: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What four ranks found out about a large checkpoint."""
+    results = tmp_path_factory.mktemp("four") / "results"
+    return results_of(torchrun(4, "save_and_load", f"{home}/many/of four", results, LARGE), results, 4)
+
+
+@pytest.fixture(scope="module")
+def found_by_two(
+    home: str, environment: None, found_by_four: object, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """What two ranks found out about that one, and about everything else."""
+    results = tmp_path_factory.mktemp("two") / "results"
+    return results_of(torchrun(2, "many", f"{home}/many", results, SMALL), results, 2)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("s3_environment")
+def test_four_ranks_load_what_they_saved(home: str, found_by_four: list[dict[str, Any]]) -> None:
+    assert all(each["equal"] for each in found_by_four)
+    assert sum(each["bytes"] for each in found_by_four) == LARGE << 20
+    assert files(f"{home}/many/of four") == [".metadata", *(f"__{rank}_0.distcp" for rank in range(4))]
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "what",
     [
-        "fsdp", "ddp", "async thread", "async process", "round robin", "binary", "hex", "default", "replaced",
-        "replicated to sharded", "sync True", "sync False",
+        "of four", "fsdp", "ddp", "async thread", "async process", "round robin", "binary", "hex", "default",
+        "replaced", "replicated to sharded", "sync True", "sync False",
     ],
 )  # fmt: skip
-def test_two_ranks_load_what_they_saved(what: str, found_by_two: list[dict[str, Any]]) -> None:
+def test_two_ranks_load_what_was_saved(what: str, found_by_two: list[dict[str, Any]]) -> None:
     assert [found[what] for found in found_by_two] == [True, True]
 
 

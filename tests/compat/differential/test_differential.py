@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,9 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is .*, assumin
 @pytest.fixture(scope="module")
 def filled_place(s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with filled(s3_server, tmp_path_factory.mktemp("differential")) as place:
-        gc.freeze()  # what was imported is not looked through by every case that collects
         yield place
-        gc.unfreeze()
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Detected an existing checkpoint in:UserWarning"),
 ]
 
-LARGE = 9_000_000
+LARGE = 4_300_000
 
 
 def state(number: int) -> dict[str, torch.Tensor]:
-    """One tensor large enough to be received in place, others small."""
+    """One tensor large enough to be received in place (of 32 MiB and more), others small."""
     return {
         "large": torch.arange(LARGE) * number,
         "small": torch.full((30, 40), number),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ChainDataset, DataLoader
 
 import s3dlio
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader
@@ -54,7 +55,13 @@ dataset = S3IterableDataset.from_prefix("file:///data/train/")
 
 @pytest.fixture
 def folder(place: Place, environment: None) -> Iterator[str]:
-    """A URI of a folder that holds `BODIES`, and beside it something that does not belong to it."""
+    with _filled(place) as uri:
+        yield uri
+
+
+@contextmanager
+def _filled(place: Place) -> Iterator[str]:
+    """A URI of a folder that holds `BODIES`."""
     uri = f"{place.root}/{uuid4()}/"
     for name, body in BODIES.items():
         s3dlio.put(uri + name, body)
@@ -65,6 +72,10 @@ def folder(place: Place, environment: None) -> Iterator[str]:
 
 def _body(reader: S3Reader) -> bytes:
     return reader.read()
+
+
+def _named_body(reader: S3Reader) -> tuple[str, bytes]:
+    return f"{reader.bucket}/{reader.key}", reader.read()
 
 
 @pytest.mark.parametrize("place", list(GUIDE), indirect=True)
@@ -104,11 +115,20 @@ def test_a_dataset_of_any_kind(place: Place, folder: str) -> None:
     assert pickle.loads(pickle.dumps([unread[0], unread[1]]))[1].read() == BODIES["001.bin"]
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_workers_share_a_dataset_of_any_kind(folder: str, start_method: str) -> None:
+def test_forked_workers_share_a_dataset_of_any_kind(folder: str) -> None:
     dataset = S3IterableDataset.from_prefix(folder, transform=_body, enable_sharding=True)
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=start_method)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
     assert sorted(loader) == sorted(BODIES.values())
+
+
+def test_spawned_workers_share_datasets_of_all_kinds(places: list[Place]) -> None:
+    with ExitStack() as stack:
+        folders = [stack.enter_context(_filled(place)) for place in places]
+        datasets = [S3IterableDataset.from_prefix(uri, transform=_named_body, enable_sharding=True) for uri in folders]
+        loader = DataLoader(ChainDataset(datasets), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+        within = [parse_uri(uri) for uri in folders]
+        expected = [(f"{uri.bucket}/{uri.key}{name}", body) for uri in within for name, body in BODIES.items()]
+        assert sorted(map(tuple, loader)) == sorted(expected)
 
 
 def test_a_checkpoint_of_any_kind(place: Place, folder: str) -> None:

@@ -46,8 +46,8 @@ CLIMBING = [
         "/etc/passwd",
     ),
     *("./a", "a/.", "a//b", "a/", "/", "nul\0inside", "\0", "s" * 256, "a/" + "s" * 256, "é" * 128, "\ud800"),
-    temporary_name().decode(),
-    f"a/{temporary_name().decode()}/b",
+    pytest.param(temporary_name().decode(), id="a temporary name"),
+    pytest.param(f"a/{temporary_name().decode()}/b", id="below a temporary name"),
 ]
 
 
