@@ -50,7 +50,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_pump() -> bool:
-    """Whether the pump's code is there, as it is from the start of a run or not at all: which way is tested is known."""
+    """Whether the pump's code is there: from the start of a run or never, so that it is known which way is tested."""
     return wait_for_code(120)
 
 

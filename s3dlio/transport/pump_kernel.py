@@ -32,18 +32,24 @@ from numba.extending import intrinsic
 
 from . import pump_table as t
 
-_send = types.ExternalFunction("send", types.int64(types.int32, types.int64, types.int64, types.int32))
-_recv = types.ExternalFunction("recv", types.int64(types.int32, types.int64, types.int64, types.int32))
-_read = types.ExternalFunction("read", types.int64(types.int32, types.int64, types.int64))
-_write = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
-_epoll_wait = types.ExternalFunction("epoll_wait", types.int32(types.int32, types.int64, types.int32, types.int32))
-_errno_location = types.ExternalFunction("__errno_location", types.int64())
-_ssl_read = types.ExternalFunction("SSL_read", types.int32(types.int64, types.int64, types.int32))
-_ssl_peek = types.ExternalFunction("SSL_peek", types.int32(types.int64, types.int64, types.int32))
-_ssl_write = types.ExternalFunction("SSL_write", types.int32(types.int64, types.int64, types.int32))
-_ssl_get_error = types.ExternalFunction("SSL_get_error", types.int32(types.int64, types.int32))
-_clear_errors = types.ExternalFunction("ERR_clear_error", types.void())
-_first_error = types.ExternalFunction("ERR_get_error", types.int64())
+
+def _external(name: str, signature: Any) -> Any:
+    """A function of libc's or OpenSSL's; the linker has its address."""
+    return types.ExternalFunction(name, signature)
+
+
+_send = _external("send", types.int64(types.int32, types.int64, types.int64, types.int32))
+_recv = _external("recv", types.int64(types.int32, types.int64, types.int64, types.int32))
+_read = _external("read", types.int64(types.int32, types.int64, types.int64))
+_write = _external("write", types.int64(types.int32, types.int64, types.int64))
+_epoll_wait = _external("epoll_wait", types.int32(types.int32, types.int64, types.int32, types.int32))
+_errno_location = _external("__errno_location", types.int64())
+_ssl_read = _external("SSL_read", types.int32(types.int64, types.int64, types.int32))
+_ssl_peek = _external("SSL_peek", types.int32(types.int64, types.int64, types.int32))
+_ssl_write = _external("SSL_write", types.int32(types.int64, types.int64, types.int32))
+_ssl_get_error = _external("SSL_get_error", types.int32(types.int64, types.int32))
+_clear_errors = _external("ERR_clear_error", types.void())
+_first_error = _external("ERR_get_error", types.int64())
 
 for _name in ("SSL_read", "SSL_peek", "SSL_write", "SSL_get_error", "ERR_clear_error", "ERR_get_error"):
     binding.add_symbol(_name, 1)  # where it compiles, numba wants some address, and calls nothing there
@@ -77,10 +83,7 @@ def _loader(bits: int) -> Any:
 _byte_at, _int_at = _loader(8), _loader(32)
 
 
-@intrinsic
-def _fence(context: Any) -> Any:
-    """What was stored before it is seen by the other side before anything is loaded after it."""
-
+def _fence_instruction(context: Any) -> Any:
     def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         builder.fence("seq_cst")
         return context.get_dummy_value()
@@ -88,12 +91,18 @@ def _fence(context: Any) -> Any:
     return types.void(), lower
 
 
-@intrinsic
-def _address_of(context: Any, words: Any, index: Any) -> Any:
+_fence: Any = intrinsic(_fence_instruction)
+"""What was stored before it is seen by the other side before anything is loaded after it."""
+
+
+def _element_address(context: Any, words: Any, index: Any) -> Any:
     def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.ptrtoint(builder.gep(arguments[0], [arguments[1]]), ir.IntType(64))
 
     return types.int64(_words, types.int64), lower
+
+
+_address_of: Any = intrinsic(_element_address)
 
 
 @njit(error_model="numpy")
@@ -191,7 +200,7 @@ def _failure(words: Any, at: Any) -> Any:
 
 
 @njit(error_model="numpy")
-def _has_spoken(words: Any, at: Any, fd: Any) -> bool:
+def _has_spoken(words: Any, at: Any, fd: Any) -> Any:
     """Whether there is something to read, or the peer's end. What comes under TLS may be for OpenSSL alone."""
     scratch = _address_of(words, t.SCRATCH_IN)
     if words[at + t.TLS]:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -92,7 +93,7 @@ async def feed(far: socket.socket, sent: bytes, cuts: list[int]) -> None:
     peer = trio.socket.from_stdlib_socket(far)
     places = [0, *sorted(cut % (len(sent) + 1) for cut in cuts), len(sent)]
     with suppress(OSError):
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in pairwise(places):
             rest = memoryview(sent)[start:end]
             while rest:
                 rest = rest[await peer.send(rest) :]
@@ -134,7 +135,7 @@ async def compare(sent: bytes, cuts: list[int], method: str, *, lands: bool) -> 
         assert found == expected
 
 
-async def feed_and_end(far: socket.socket, sent: bytes, cuts: list[int], stays: bool) -> None:  # noqa: FBT001
+async def feed_and_end(far: socket.socket, sent: bytes, cuts: list[int], stays: bool) -> None:
     await feed(far, sent, cuts)
     if not stays:
         far.shutdown(socket.SHUT_WR)
