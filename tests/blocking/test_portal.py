@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -300,7 +301,8 @@ def test_a_job_that_comes_while_the_last_one_ends_is_refused(monkeypatch: pytest
     job = made.start_task_soon(hold)
     begun.wait()
     made.close()
-    for each in (job, *late):
+    jobs: list[Job[Any]] = [job, *late]
+    for each in jobs:
         with pytest.raises(CancelledError, match="closed"):
             each.result()
     assert failures == []
