@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from .servers.process import CLOUD_VARIABLES
 from .servers.seaweedfs import SeaweedFS, seaweedfs
@@ -43,6 +44,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(absent))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
+    return MockClock(autojump_threshold=0.02)
 
 
 @pytest.fixture(scope="session")
