@@ -58,7 +58,7 @@ def ran(training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.Temp
         [sys.executable, "-W", "ignore", "-m", "tests.forked_programs", *map(str, programs.values())],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         cwd=Path(__file__).parents[1],
         env=os.environ | s3_server.environment(),
         check=False,
@@ -69,6 +69,7 @@ def ran(training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.Temp
     return dict(zip(programs, zip(codes, errors, strict=True), strict=True))
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("title", snippets())
 def test_a_section_runs_as_printed(title: str, ran: dict[str, Outcome]) -> None:
     code, errors = ran[title]
