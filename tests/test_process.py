@@ -97,7 +97,7 @@ def test_a_process_exits_quietly_after_use(s3_server: SeaweedFS, bucket: str, fa
     code = f"import s3dlio\ns3dlio.put({uri!r}, b'body')\nassert s3dlio.get({uri!r}) == b'body'\n{failure}"
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     variables = os.environ | s3_server.environment()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=variables)
     assert done.returncode == int(failing)
     assert done.stderr.count("Traceback") == int(failing)
     assert "Warning" not in done.stderr
