@@ -5,9 +5,11 @@
 
 PYTHON ?= $(firstword $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python; done))
-WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Each worker has servers of its own, takes a file of tests at a time, and up to 2 GB of memory.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 NPM := tests/servers/node_modules/.package-lock.json
 
 .PHONY: demo test coverage lint bench clean
@@ -17,12 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE # or each of the hundreds of interpreters that 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m examples.demo
 
-# Each worker has servers of its own, takes a file of tests at a time, and up to 2 GB of memory.
 test: $(VENV)/test.installed $(NPM)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 coverage: $(VENV)/test.installed $(NPM)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/test,lint.installed
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from s3dlio.transport.pump_code import wait_for_code
 
@@ -59,6 +60,12 @@ def pump_without_virtual_clock(request: pytest.FixtureRequest, monkeypatch: pyte
     """A clock that jumps when all tasks wait knows nothing of what another thread does for them."""
     if _VIRTUAL_CLOCKS.intersection(request.fixturenames):
         monkeypatch.setattr("s3dlio.transport.pump.pump_code", lambda openssl=None: None)
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
+    return MockClock(autojump_threshold=0.02)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
         env=os.environ | variables,
     )

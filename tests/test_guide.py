@@ -40,7 +40,7 @@ def guide_bucket(s3_server: SeaweedFS) -> None:
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_printed_example_reads_every_object_once_and_restores_its_checkpoint(start_method: str) -> None:
     command = [sys.executable, "-W", FEW_CORES, str(SCRIPT), start_method]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=200)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     expected = [[BUCKET, key, hashlib.sha256(body).hexdigest()] for key, body in OBJECTS.items()]

@@ -22,11 +22,11 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     target, data = tmp_path / "installed", tmp_path / "data"
     data.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(ROOT)]
-    subprocess.run(pip, check=True, capture_output=True, timeout=100)
+    subprocess.run(pip, check=True, capture_output=True, timeout=200)
     environment = {**os.environ, "PYTHONPATH": str(target)}
     command = [sys.executable, "-c", PROGRAM, str(target), str(data)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "1.0.0 True b'content'\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,9 @@ GUIDE = Path(__file__).parents[1] / "docs" / "migration.md"
 BUCKET = "training-data"
 TITLE = re.compile(r"^## (.+)$", re.MULTILINE)
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+Outcome = tuple[int, str]
+"""A program's exit code, and what it wrote to standard error."""
+
 OURS = re.compile(r"s3dlio\.compat\.s3torchconnector")
 
 
@@ -43,20 +48,32 @@ def training_data(s3_server: SeaweedFS) -> None:
     client.close()
 
 
-@pytest.mark.usefixtures("training_data", "s3_environment")
-@pytest.mark.parametrize("title", snippets())
-def test_a_section_runs_as_printed(title: str, tmp_path: Path) -> None:
-    program = tmp_path / "snippet.py"
-    program.write_text(snippets()[title])
+@pytest.fixture(scope="module")
+def ran(training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Each section as a program of its own."""
+    programs = {title: tmp_path_factory.mktemp("section") / "snippet.py" for title in snippets()}
+    for title, program in programs.items():
+        program.write_text(snippets()[title])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(program)],
+        [sys.executable, "-W", "ignore", "-m", "tests.forked_programs", *map(str, programs.values())],
         capture_output=True,
         text=True,
-        timeout=100,
-        cwd=tmp_path,
+        timeout=280,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | s3_server.environment(),
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    codes: list[int] = json.loads(done.stdout)
+    errors = [program.with_suffix(".err").read_text() for program in programs.values()]
+    return dict(zip(programs, zip(codes, errors, strict=True), strict=True))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("title", snippets())
+def test_a_section_runs_as_printed(title: str, ran: dict[str, Outcome]) -> None:
+    code, errors = ran[title]
+    assert code == 0, errors
 
 
 def test_the_guide_shows_every_part_of_the_interface() -> None:

@@ -26,7 +26,7 @@ def _text(output: Any) -> str:
 def test_quickstart(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKSTART_BUCKET", bucket)
     notebook = nbformat.read(QUICKSTART, as_version=4)
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     assert results(notebook) == [
         "b'sample 42'",
         "9",
@@ -43,7 +43,7 @@ def test_quickstart(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_is_the_output_of_its_cell(bucket: str) -> None:
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(f"import s3dlio\ns3dlio.get('s3://{bucket}/absent')")]
-    NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True).execute()
+    NotebookClient(notebook, timeout=200, kernel_name="python3", allow_errors=True).execute()
     (error,) = notebook.cells[0].outputs
     assert (error.output_type, error.ename) == ("error", "NotFoundError")
     assert "key='absent'" in error.evalue

@@ -72,7 +72,7 @@ def black_hole() -> Iterator[socket.socket]:
     ],
 )
 def test_interrupt_ends_a_call_that_gets_no_answer(black_hole: socket.socket, call: str) -> None:
-    """The request would wait for a minute; the test's own bound is a tenth of that."""
+    """The request would wait for a minute; the test's own bound is half of that."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", f"import s3dlio\n{call}"]
     variables = os.environ | {
         "AWS_ENDPOINT_URL": "http://{}:{}".format(*black_hole.getsockname()),
@@ -84,7 +84,7 @@ def test_interrupt_ends_a_call_that_gets_no_answer(black_hole: socket.socket, ca
         with connection:
             assert connection.recv(4) in (b"GET ", b"POST")
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=6)
+            _, errors = process.communicate(timeout=30)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "ResourceWarning" not in errors
     assert process.returncode == -signal.SIGINT
@@ -97,7 +97,7 @@ def test_a_process_exits_quietly_after_use(s3_server: SeaweedFS, bucket: str, fa
     code = f"import s3dlio\ns3dlio.put({uri!r}, b'body')\nassert s3dlio.get({uri!r}) == b'body'\n{failure}"
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     variables = os.environ | s3_server.environment()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=variables)
     assert done.returncode == int(failing)
     assert done.stderr.count("Traceback") == int(failing)
     assert "Warning" not in done.stderr

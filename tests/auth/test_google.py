@@ -135,7 +135,7 @@ def test_google_auth_alone_is_enough_and_not_needed_before(key_file: Path, token
         from s3dlio.auth.google import load_token
         load_token()
         """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=200)
     assert tokens.issued == 1
 
 

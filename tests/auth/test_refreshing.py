@@ -60,7 +60,7 @@ class Source:
             self._inside += 1
             self.most_at_once = max(self.most_at_once, self._inside)
         try:
-            self.gave_up = not self.gate.wait(5)
+            self.gave_up = not self.gate.wait(30)
             assert not self.gave_up
             if self.failure is not None:
                 raise self.failure()

@@ -34,7 +34,7 @@ async def _add(left: int, right: int) -> int:
 
 def _run_script(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_call_returns_the_value(own_portal: BlockingPortal) -> None:
@@ -266,7 +266,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("wait", ["call", "context", "read ahead", "gather"])
 def test_an_interrupt_that_the_wait_does_not_see_ends_it_all_the_same(wait: str) -> None:
     command = [sys.executable, "-c", _UNSEEN_INTERRUPT, wait]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 

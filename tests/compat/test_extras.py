@@ -36,7 +36,7 @@ except ImportError as error:
 )
 def test_the_error_names_the_extra(absent: str, imported: str, extra: str | None) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, absent, imported], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _PROGRAM, absent, imported], capture_output=True, text=True, timeout=200, check=True
     )
     advice = f". Install it with: pip install 's3dlio[{extra}]'" if extra else ""
     assert done.stdout.strip() == f"ModuleNotFoundError {absent} No module named '{absent}'{advice}"

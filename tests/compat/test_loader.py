@@ -39,7 +39,7 @@ def test_workers_of_any_kind(method: str, uri: str) -> None:
         [sys.executable, "-W", "error", "-m", "tests.compat.loader_program", method, uri],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
         cwd=Path(__file__).parents[2],
     )

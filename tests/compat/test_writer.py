@@ -377,7 +377,7 @@ writer.cycle = writer
 def test_what_the_end_of_a_program_publishes(s3_environment: SeaweedFS, bucket: str) -> None:
     dropped, kept = (f"s3://{bucket}/{name}" for name in ("dropped", "kept"))
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, dropped, kept], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _SCRIPT, dropped, kept], capture_output=True, text=True, timeout=200, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     checkpoint = S3Checkpoint("us-east-1")

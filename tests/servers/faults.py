@@ -170,7 +170,7 @@ class FaultServer:
 
     async def settled(self, connections: int) -> None:
         """Wait until exactly so many connections are open. Errors: `trio.TooSlowError`."""
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(self.open) != connections:
                 await trio.testing.wait_all_tasks_blocked(2 * _LULL)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 HOST = "127.0.0.1"
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 
 CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "GCE_", "NO_GCE_CHECK", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "S3DLIO_")
 

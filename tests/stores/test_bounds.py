@@ -21,13 +21,6 @@ from ..servers.faults import Fault, fault_server
 from ..servers.gcs import BUCKET, ScriptedGCS, scripted_gcs
 from .test_faults import CLOUDS, azure, gcs, s3
 
-
-@pytest.fixture
-def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
-    return MockClock(autojump_threshold=0.02)
-
-
 TOKEN = "again\n" + "x" * 500
 PAGES: dict[str, bytes] = {
     "s3": f"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{TOKEN}</NextContinuationToken>"

@@ -85,12 +85,6 @@ CLOUDS = {
 }
 
 
-@pytest.fixture
-def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
-    return MockClock(autojump_threshold=0.02)
-
-
 async def outcome(cloud: Cloud, run: Run, *faults: Fault) -> StoreError:
     """What `run` raises where the requests are answered by `faults`, the last one for ever."""
     async with fault_server() as server, cloud.make(server.endpoint) as store:

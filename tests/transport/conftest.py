@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from trio.testing import MockClock
 
 from s3dlio.auth.sigv4 import CredentialsProvider
 from s3dlio.config import Config
@@ -30,12 +29,6 @@ def static_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
-    return MockClock(autojump_threshold=0.02)
 
 
 @pytest.fixture

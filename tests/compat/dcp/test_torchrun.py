@@ -36,7 +36,7 @@ def torchrun(ranks: int, step: str, path: str, results: Path, mebibytes: int) ->
         [*launcher, "-m", "tests.compat.dcp.ranks", step, path, str(results), str(mebibytes)],
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=280,
         cwd=ROOT,
         env=environment,
         check=False,
@@ -88,7 +88,7 @@ def found_by_two(
     return results_of(torchrun(2, "many", f"{home}/many", results, SMALL), results, 2)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("s3_environment")
 def test_four_ranks_load_what_they_saved(home: str, found_by_four: list[dict[str, Any]]) -> None:
     assert all(each["equal"] for each in found_by_four)
@@ -96,7 +96,7 @@ def test_four_ranks_load_what_they_saved(home: str, found_by_four: list[dict[str
     assert files(f"{home}/many/of four") == [".metadata", *(f"__{rank}_0.distcp" for rank in range(4))]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "what",
     [

@@ -48,7 +48,7 @@ def runs(folder: str, *options: dict[str, object]) -> list[Run]:
         [sys.executable, "-m", "tests.compat.lightning.training_program", folder, *map(json.dumps, options)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
         cwd=Path(__file__).parents[3],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -34,12 +34,6 @@ ROOT = "/acct/con"
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
-    return MockClock(autojump_threshold=0.02)
-
-
-@pytest.fixture
 async def server() -> AsyncIterator[FaultServer]:
     async with serving(WritableAzure) as running:
         running.objects[f"{ROOT}/key"] = b"content"

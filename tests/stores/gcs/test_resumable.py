@@ -38,12 +38,6 @@ MakeStore = Callable[..., GCSStore]
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn."""
-    return MockClock(autojump_threshold=0.02)
-
-
-@pytest.fixture
 async def server() -> AsyncIterator[ScriptedGCS]:
     async with scripted_gcs() as running:
         yield running

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ...transport.conftest import clock, make_store, server, static_credentials, store
+from ...transport.conftest import make_store, server, static_credentials, store
 
-__all__ = ["clock", "make_store", "server", "static_credentials", "store"]
+__all__ = ["make_store", "server", "static_credentials", "store"]
