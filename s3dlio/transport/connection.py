@@ -137,7 +137,7 @@ class Connection:
         if not self._sent and answer_head.status < 300:
             raise broken or ProtocolError(f"the server answered {answer_head.status} before it had the request's body")
         content = b""
-        if landing is None or not self._land_received(answer_head, landing):
+        if landing is None or not self._land_received(method, answer_head, landing):
             content = await self._receive_body(method, answer_head, landing)
         self._end_exchange(answer_head)
         if _log.isEnabledFor(logging.DEBUG):
@@ -283,11 +283,11 @@ class Connection:
         self._start = end
         return head
 
-    def _land_received(self, head: Head, landing: Landing) -> bool:
+    def _land_received(self, method: str, head: Head, landing: Landing) -> bool:
         """Let an object land whose every byte is in the buffer; whether it was so."""
         if head.status not in (200, 206):
             return False
-        framing = body_framing("GET", head)
+        framing = body_framing(method, head)
         if framing.kind != "length" or framing.length > self._end - self._start:
             return False
         view, first = landing.place(head, framing.length), self._start + landing.skip

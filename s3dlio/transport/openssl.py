@@ -150,14 +150,14 @@ class OpenSSLSocket:
     def recv_into(self, view: memoryview | bytearray) -> int:
         """Receive some bytes; returns how many, 0 when the peer has said goodbye."""
         try:
-            with _ffi.from_buffer(view) as place:
+            with _ffi.from_buffer(view) as place:  # one left in a traceback crashes CPython when that is collected
                 return self._call(_read, place, min(len(view), _LARGEST))
         except ssl.SSLZeroReturnError:
             return 0
 
     def send(self, view: memoryview) -> int:
         """Send some bytes; returns how many. After an unfinished one the same bytes come next."""
-        with _ffi.from_buffer(view) as place:  # not until a traceback is collected: CPython may crash over that
+        with _ffi.from_buffer(view) as place:
             return self._call(_write, place, min(len(view), _LARGEST))
 
     def pending(self) -> int:

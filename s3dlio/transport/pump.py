@@ -143,8 +143,8 @@ class Pump(trio.abc.Instrument):
     ) -> Moved:
         """Send and receive; `send` and `receive` are addresses and sizes in bytes, of memory that `kept` keeps.
 
-        Reception ends when `want` bytes are there or, where that is 0, when so much of an answer is that it is worth
-        looking at. `early` is one of ANYHOW, WATCHED, REUSED; `tls` is an `SSL *`, or 0.
+        Reception ends when `want` bytes are there, or as ANSWER and ANYTHING say. `early` is one of ANYHOW, WATCHED,
+        REUSED; `tls` is an `SSL *`, or 0.
         """
         row = self._rows[fd] = _Row(kept)
         self._code.submit(self._base, fd, tls, *send, *receive, want, early)

@@ -61,7 +61,7 @@ def _libc() -> dict[str, int]:
     return {name: ctypes.cast(process[name], ctypes.c_void_p).value or 0 for name in _LIBC}
 
 
-def wait_for_code(seconds: float) -> bool:
-    """Whether the functions are there, after they have had `seconds` to be compiled: for benchmarks and tests."""
-    pump_code()
-    return all(kernel.wait(seconds) for kernel in (_loops[False], *_others.values()))
+def wait_for_code(seconds: float, openssl: Mapping[str, int] | None = None) -> bool:
+    """Whether :func:`pump_code` gives functions, after they have had `seconds` to come: for benchmarks and tests."""
+    pump_code(openssl)
+    return all(kernel.wait(seconds) for kernel in (_loops[openssl is not None], *_others.values()))

@@ -9,7 +9,7 @@ bell, an eventfd, unless it has been rung and not been heard yet.
 Who owns a row: the pump, from SUBMITTED to DONE; Python otherwise. Only the pump moves a row to DONE, cancelled or not,
 and it does not look at the row's memory from then on.
 
-A row sends `OUT`, then receives into `IN` until `WANT` bytes are there. Where `WANT` is 0 an answer is expected, and
+A row sends `OUT`, then receives into `IN` until `WANT` bytes are there. Where that is ANSWER an answer is expected, and
 how much of it to wait for is read from its head: all of a plain 200 or 206 that fits, else the head alone. This is not
 parsing: Python reads the same head again, by the book, and goes on with the bytes that are there. What must not happen
 here is to wait for more than the server will send, so whatever is not the plain case is handed back at once.
@@ -183,7 +183,7 @@ def _tls_failure(words: Any, at: Any, result: Any) -> Any:
         return t.ENDED
     if kind == _SYSCALL:
         words[at + t.DETAIL] = _int_at(_errno_location())
-        return t.BROKEN if result < 0 and words[at + t.DETAIL] != 0 else t.ENDED
+        return t.BROKEN if result < 0 and words[at + t.DETAIL] != 0 else t.TLS_BROKEN
     words[at + t.DETAIL] = _first_error()
     return t.TLS_BROKEN
 
@@ -230,7 +230,7 @@ def _send_some(words: Any, at: Any, fd: Any) -> Any:
 def _room(words: Any, at: Any) -> Any:
     """How many bytes to receive now."""
     done, want, size = words[at + t.IN_DONE], words[at + t.WANT], words[at + t.IN_SIZE]
-    if want:
+    if want > t.ANYTHING:
         return min(want, size) - done
     return (t.FIRST_READ if done < t.FIRST_READ < size else size) - done
 
@@ -250,7 +250,7 @@ def _receive_some(words: Any, at: Any, fd: Any) -> Any:
         if count == 0:
             return t.ENDED
     words[at + t.IN_DONE] += count
-    return _look(words, at) if words[at + t.WANT] == 0 else _MORE
+    return _look(words, at) if words[at + t.WANT] == t.ANSWER else _MORE
 
 
 @njit(error_model="numpy")

@@ -23,6 +23,9 @@ WORDS = TABLE + ROWS * COLUMNS
 
 FREE, SUBMITTED, ACTIVE, DONE = range(4)
 
+ANSWER, ANYTHING = range(2)
+"""What is wanted, where it is no number of bytes: an answer, as much of it as is worth looking at; whatever comes."""
+
 ANYHOW, WATCHED, REUSED = range(3)
 """How a row is sent: anyhow; till the peer says something; not at all where it has said something before."""
 

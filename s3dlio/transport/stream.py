@@ -107,7 +107,8 @@ class Stream:
         self.sent = False
         if self.pumped:
             early = pump_table.REUSED if reused else pump_table.ANYHOW
-            moved = await self._move(request, buffer, start, len(buffer) - start, 0 if whole else 1, early)
+            want = pump_table.ANSWER if whole else pump_table.ANYTHING
+            moved = await self._move(request, buffer, start, len(buffer) - start, want, early)
             self.sent = moved.sent == len(request)
             return self._received(moved)
         await self.send_all(request)

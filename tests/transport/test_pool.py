@@ -195,6 +195,7 @@ async def test_after_silence_others_of_that_age_are_not_tried(
 async def test_the_kernel_probes_connections(server: FaultServer, store: S3Store) -> None:
     pool = await idle_connections(store, 1)
     sock = pool._idle[0][0]._stream._sock
+    assert isinstance(sock, socket.socket)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
 

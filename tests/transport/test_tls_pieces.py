@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -36,8 +37,7 @@ WAYS = ["openssl", "ssl"]
 @pytest.fixture(scope="module", autouse=True)
 def compiled_pump_for_tls() -> None:
     """As for the other one, which way is tested is known."""
-    pump_code.pump_code(openssl_functions())
-    pump_code._loops[True].wait(120)
+    pump_code.wait_for_code(120, openssl_functions())
 
 
 @pytest.fixture(params=WAYS)
@@ -170,16 +170,12 @@ async def test_an_authority_below_another(way: str, tmp_path: Path) -> None:
             pytest.fail("nobody vouches for the authority")
 
 
-async def test_weak_ciphers_are_not_offered(way: str, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(bundle := tmp_path / "ca.pem")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", key_type=trustme.KeyType.RSA).configure_cert(context)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("AES128-SHA")
+async def test_weak_ciphers_are_not_offered(way: str, certified: Certified) -> None:
+    certified.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    certified.context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
     with pytest.RaisesGroup(ssl.SSLError):
-        async with connected(context, str(bundle), say_nothing):
-            pytest.fail("a key exchange without forward secrecy")
+        async with connected(certified.context, certified.authority, say_nothing):
+            pytest.fail("SHA-1 is not among what `ssl` offers")
 
 
 @pytest.mark.parametrize(("name", "sent"), [("localhost", "localhost"), ("127.0.0.1", None)])
@@ -247,6 +243,32 @@ class TestEnds:
 
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody"
+
+
+async def test_a_reset(certified: Certified) -> None:
+    async def serve(secure: trio.SSLStream[trio.SocketStream]) -> None:
+        secure.transport_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with connected(certified.context, certified.authority, serve) as stream:
+        with pytest.raises(ConnectionResetError) as caught:
+            await stream.receive_into(memoryview(bytearray(10)))
+        assert caught.value.errno == errno.ECONNRESET
+
+
+async def test_an_error_that_another_has_left(certified: Certified) -> None:
+    """It is in the thread's queue, and of no connection."""
+    async with connected(certified.context, certified.authority, say_nothing) as stream:
+        sock = stream._sock
+        assert isinstance(sock, OpenSSLSocket)
+        openssl._lib.ERR_put_error(20, 0, 134, openssl._ffi.NULL, 0)
+        with pytest.raises(ssl.SSLWantReadError):
+            sock.recv_into(bytearray(1))
+
+
+def test_errors_have_the_names_that_ssl_gives_them() -> None:
+    error = openssl.error_of(20 << 23 | 267)
+    assert (str(error), error.reason) == ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "WRONG_VERSION_NUMBER")
+    assert isinstance(openssl.error_of(0), ssl.SSLEOFError)
 
 
 async def test_idle_with_a_session_ticket(way: str, certified: Certified) -> None:
