@@ -12,7 +12,8 @@ and it does not look at the row's memory from then on.
 A row sends `OUT`, then receives into `IN` until `WANT` bytes are there. Where that is ANSWER an answer is expected, and
 how much of it to wait for is read from its head: all of a plain 200 or 206 that fits, else the head alone. This is not
 parsing: Python reads the same head again, by the book, and goes on with the bytes that are there. What must not happen
-here is to wait for more than the server will send, so whatever is not the plain case is handed back at once.
+here is to wait for more than the server will send, or for what is refused anyway. So the rules here are narrower than
+the book's, and whatever does not keep them is handed back at once.
 
 Descriptors are registered once, edge-triggered, so a wait costs no system call of its own; hence a row is tried before
 it is waited for, and again until the kernel says EAGAIN.
@@ -133,6 +134,16 @@ def _is(place: Any, end: Any, text: bytes) -> bool:
 
 
 @njit(error_model="numpy")
+def _starts(place: Any, end: Any, text: bytes) -> bool:
+    if end - place < len(text):
+        return False
+    for index in range(len(text)):  # noqa: SIM110 - numba knows no generator expressions
+        if _byte_at(place + index) != text[index]:
+            return False
+    return True
+
+
+@njit(error_model="numpy")
 def _head_end(start: Any, size: Any, searched: Any) -> Any:
     """How many bytes the head has, its empty line included; 0 where that has not come."""
     for index in range(max(searched - 3, 0), size - 3):
@@ -155,23 +166,55 @@ def _number(place: Any, end: Any) -> Any:
 
 
 @njit(error_model="numpy")
+def _is_token(byte: Any) -> Any:
+    """Whether a field's name may have this byte, by a rule that is narrower than RFC 9110's."""
+    return 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or byte in (45, 95, 46)
+
+
+@njit(error_model="numpy")
+def _name_end(place: Any, end: Any) -> Any:
+    """Where the colon after the name is that begins here; -1 where there is no such name."""
+    first = place
+    while place < end and _is_token(_byte_at(place)):
+        place += 1
+    return place if first < place < end and _byte_at(place) == 58 else -1
+
+
+@njit(error_model="numpy")
+def _line_end(place: Any, end: Any) -> Any:
+    """Where the line ends, with CR and LF, whose rest is printable ASCII; -1 for any other."""
+    while place < end and (32 <= _byte_at(place) <= 126 or _byte_at(place) == 9):
+        place += 1
+    return place if end - place >= 2 and _byte_at(place) == 13 and _byte_at(place + 1) == 10 else -1
+
+
+@njit(error_model="numpy")
+def _field_length(place: Any, end: Any, length: Any) -> Any:
+    """The body's length after the field that begins here, `length` before it; -2 where the answer is not plain."""
+    if _is(place, end, b"transfer-encoding:") or _is(place, end, b"upgrade:"):
+        return -2
+    if not _is(place, end, b"content-length:"):
+        return length
+    number = _number(place + 15, end)
+    return number if length < 0 and number >= 0 else -2
+
+
+@njit(error_model="numpy")
 def _plain_length(start: Any, end: Any) -> Any:
-    """The body's length, where the head is that of a plain answer whose body has one; -1 for any other."""
-    if not (_is(start, end, b"http/1.1 200 ") or _is(start, end, b"http/1.1 206 ")):
+    """The body's length, where the head is one that every parser reads alike, of a body that has one; else below 0."""
+    if not (_starts(start, end, b"HTTP/1.1 200 ") or _starts(start, end, b"HTTP/1.1 206 ")):
         return -1
-    length = -1
-    for place in range(start, end - 4):  # the empty line begins no field
-        if _byte_at(place) != 10:
-            continue
-        if _byte_at(place + 1) in (32, 9) or _is(place + 1, end, b"transfer-encoding"):
+    place, length = _line_end(start + 13, end), -1
+    while place >= 0 and length > -2:
+        place += 2
+        if place == end - 2:
+            return length
+        colon = _name_end(place, end)
+        if colon < 0:
             return -1
-        if _is(place + 1, end, b"content-length:"):
-            if length >= 0:
-                return -1
-            length = _number(place + 16, end)
-            if length < 0:
-                return -1
-    return length
+        length = _field_length(place, end, length)
+        place = _line_end(colon + 1, end)
+    return -1
 
 
 @njit(error_model="numpy")
