@@ -54,7 +54,8 @@ def installed() -> dict[str, str]:
 def measure(client: str, case: Case, server: Server) -> Measurement:
     """One measurement in a fresh process. Errors: `subprocess.SubprocessError`; what went wrong is on stderr."""
     command = [sys.executable, "-m", "benchmarks.measure", client, json.dumps(asdict(case))]
-    environment = without_cloud_variables(os.environ) | _SETTINGS | server.environment
+    found = server.encrypted if case.tls else server.environment
+    environment = without_cloud_variables(os.environ) | _SETTINGS | found
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=TIME_LIMIT
     )
@@ -67,9 +68,14 @@ def all_measurements(clients: Sequence[str], servers: dict[Case, Server], rounds
         (client, case, server)
         for case, server in servers.items()
         for client in clients
-        if CLIENTS[client].iterates or not case.slow
+        if _takes_part(client, case, server)
     ]
     return [measure(*turn) for turn in tqdm(turns * rounds, desc="measuring", disable=None)]
+
+
+def _takes_part(client: str, case: Case, server: Server) -> bool:
+    able = CLIENTS[client]
+    return (able.iterates or not case.slow) and (not case.tls or (able.trusts and bool(server.encrypted)))
 
 
 def run(plan: Sequence[Case], clients: Sequence[str], rounds: int) -> tuple[str, list[Measurement]]:
@@ -77,7 +83,7 @@ def run(plan: Sequence[Case], clients: Sequence[str], rounds: int) -> tuple[str,
     with tempfile.TemporaryDirectory(prefix="s3dlio-bench-") as name:
         folder = Path(name) / "objects"
         folder.mkdir()
-        stored = [case for case in plan if not case.slow]
+        stored = list({case.bucket: case for case in plan}.values())
         for case in stored:
             write_objects(folder, case)
         with fast_server(folder, stored) as fast, slow_server(folder) as slow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .usage import begin_peak, cpu_seconds, memory
 
@@ -26,6 +26,10 @@ class Case:
     passes: int = 1
     slow: bool = False
     """Read from the server that answers late, and by plain iteration alone."""
+    tls: bool = False
+    """Read over TLS, by the clients that can be told whom to trust."""
+    busy: bool = False
+    """Read while another thread of the process computes, in Python, without an end."""
 
     @property
     def keys(self) -> list[str]:
@@ -85,11 +89,17 @@ LATENCY = 0.020
 
 def cases(*, quick: bool) -> list[Case]:
     """All cases; quick ones have smaller large objects."""
-    large, small = (64 if quick else 256) * MiB, 128 * KiB
-    many = "1,000 objects of 128 KiB"
+    size, many = (64 if quick else 256) * MiB, "1,000 objects of 128 KiB"
+    large = Case("large", f"4 objects of {size // MiB} MiB", "large", 4, size, warm_up=4)
+    small = Case("small", many, "small", 1000, 128 * KiB, warm_up=1000, passes=3)
     late = f"{many}, {LATENCY * 1000:.0f} ms to the first byte"
-    return [
-        Case("large", f"4 objects of {large // MiB} MiB", "large", 4, large, warm_up=4),
-        Case("small", many, "small", 1000, small, warm_up=1000, passes=3),
-        Case("slow", late, "small", 1000, small, warm_up=16, slow=True),
+    plain = [large, small, replace(small, name="slow", title=late, warm_up=16, passes=1, slow=True)]
+    encrypted = [
+        replace(case, name=f"{case.name}, TLS", title=f"{case.title}, TLS", tls=True) for case in (large, small)
     ]
+    beside = "beside a thread that computes"
+    crowded = [
+        replace(case, name=f"{case.name}, busy", title=f"{case.title}, {beside}", passes=1, busy=True)
+        for case in (large, small, *encrypted)
+    ]
+    return plain + encrypted + crowded

@@ -33,6 +33,8 @@ class Client:
     package: str
     title: str
     iterates: bool = False
+    trusts: bool = True
+    """Whether it can be told which authority to trust."""
 
 
 def _iterate(dataset: Iterable[Any], job: Job) -> None:
@@ -95,7 +97,9 @@ def _pooled(job: Job) -> None:
 def _obstore(job: Job) -> None:
     import obstore
 
-    store = obstore.store.S3Store(job.case.bucket, client_options={"allow_http": True})
+    store = obstore.store.S3Store(  # it takes no file of authorities to trust
+        job.case.bucket, client_options={"allow_http": True, "allow_invalid_certificates": job.case.tls}
+    )
     _measure_threads(lambda key: len(obstore.get(store, key).bytes()), job)
 
 
@@ -162,10 +166,12 @@ def _measure(read_all: Callable[[], None], job: Job) -> None:
 
 
 CLIENTS = {
-    "raw": Client(_raw_socket, "botocore", "raw socket, one connection"),
+    "raw": Client(_raw_socket, "botocore", "raw socket, one connection", trusts=False),
     "read": Client(_drop_in, "s3dlio", "s3dlio, drop-in `read()`", iterates=True),
     "pooled": Client(_pooled, "s3dlio", "s3dlio, into a pooled buffer"),
-    "s3torchconnector": Client(_s3torchconnector, "s3torchconnector", "s3torchconnector, `read()`", iterates=True),
+    "s3torchconnector": Client(
+        _s3torchconnector, "s3torchconnector", "s3torchconnector, `read()`", iterates=True, trusts=False
+    ),
     "obstore": Client(_obstore, "obstore", f"obstore, {_PEER_THREADS} threads"),
     "boto3": Client(_boto3, "boto3", f"boto3, {_PEER_THREADS} threads"),
 }

@@ -28,10 +28,17 @@ class Target:
 
 
 TARGETS = (
-    Target("large", "read", (REFERENCE,), 2),
-    Target("large", "pooled", PEERS, 2),
-    Target("small", "read", (REFERENCE,), 2),
+    Target("large", "read", PEERS, 2),
+    Target("large", "pooled", PEERS, 2.5),
+    Target("small", "read", PEERS, 1.5),
+    Target("small", "read", (REFERENCE,), 3),
     Target("slow", "read", (REFERENCE,), 20),
+    Target("large, TLS", "read", PEERS, 2),
+    Target("small, TLS", "read", PEERS, 1.5),
+    Target("large, busy", "read", PEERS, 1),
+    Target("small, busy", "read", PEERS, 1),
+    Target("large, TLS, busy", "read", PEERS, 1),
+    Target("small, TLS, busy", "read", PEERS, 1),
 )
 
 

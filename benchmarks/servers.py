@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+import trustme
 
 import s3dlio
 from tests.servers.process import HOST, free_ports, running
@@ -42,6 +43,9 @@ http {{
     keepalive_requests 1000000;
     server {{
         listen {host}:{port};
+        listen {host}:{tls_port} ssl;
+        ssl_certificate {home}/certificate.pem;
+        ssl_certificate_key {home}/key.pem;
         root {folder};
         default_type binary/octet-stream;
         location ~ ^/([a-z]+)/?$ {{
@@ -59,6 +63,8 @@ class Server:
 
     name: str
     environment: dict[str, str] = field(repr=False)
+    encrypted: dict[str, str] = field(default_factory=dict, repr=False)
+    """The same for TLS, where it speaks that."""
 
 
 def _environment(endpoint: str) -> dict[str, str]:
@@ -91,13 +97,24 @@ def slow_server(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _nginx(program: str, folder: Path) -> Iterator[Server]:
-    (port,) = free_ports(1)
+    port, tls_port = free_ports(2)
     home = folder.with_name("nginx")
     home.mkdir()
-    settings = home / "nginx.conf"
-    settings.write_text(_NGINX.format(home=home, folder=folder, host=HOST, port=port))
+    authority, settings = home / "authority.pem", home / "nginx.conf"
+    _certify(authority, home)
+    settings.write_text(_NGINX.format(home=home, folder=folder, host=HOST, port=port, tls_port=tls_port))
+    encrypted = _environment(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
     with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
-        yield Server("nginx", _environment(f"http://{HOST}:{port}"))
+        yield Server("nginx", _environment(f"http://{HOST}:{port}"), encrypted)
+
+
+def _certify(authority: Path, home: Path) -> None:
+    """A certificate for the server, and whom to trust for it."""
+    maker = trustme.CA()
+    maker.cert_pem.write_to_path(authority)
+    certificate = maker.issue_cert(HOST)
+    certificate.cert_chain_pems[0].write_to_path(home / "certificate.pem")
+    certificate.private_key_pem.write_to_path(home / "key.pem")
 
 
 @contextlib.contextmanager

@@ -55,11 +55,16 @@ def compiled_pump() -> bool:
     return wait_for_code(120)
 
 
+@pytest.fixture
+def without_pump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests under a virtual clock, which jumps when all tasks wait: it knows nothing of what a thread does."""
+    monkeypatch.setattr("s3dlio.transport.pump.pump_code", lambda openssl=None: None)
+
+
 @pytest.fixture(autouse=True)
-def pump_without_virtual_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that jumps when all tasks wait knows nothing of what another thread does for them."""
+def no_pump_under_a_virtual_clock(request: pytest.FixtureRequest) -> None:
     if _VIRTUAL_CLOCKS.intersection(request.fixturenames):
-        monkeypatch.setattr("s3dlio.transport.pump.pump_code", lambda openssl=None: None)
+        request.getfixturevalue("without_pump")
 
 
 @pytest.fixture

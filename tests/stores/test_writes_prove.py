@@ -233,6 +233,7 @@ async def test_honest_answers(cloud: str, verb: str) -> None:
         assert await outcome(CLOUDS[cloud], server, store, verb, [Fault(interim=INTERIMS[1])]) == (True, True)
 
 
+@pytest.mark.usefixtures("without_pump")
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_every_request_of_every_write_through_every_body(cloud: str) -> None:
     wanted = [
@@ -246,6 +247,7 @@ def test_every_request_of_every_write_through_every_body(cloud: str) -> None:
     assert trio.run(work, clock=MockClock(autojump_threshold=0.001)) == []
 
 
+@pytest.mark.usefixtures("without_pump")
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_no_write_is_reported_done_unless_it_was(cloud: str) -> None:
     @settings(max_examples=30, deadline=None)
