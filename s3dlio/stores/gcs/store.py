@@ -266,8 +266,8 @@ class GCSStore(HttpStore):
 
     async def abort_upload(self, upload: Upload) -> None:
         self._uploads.discard(upload.id)
-        async for page in self.list(messages.part_prefix(upload.id)):
-            await self.delete_many(meta.key for meta in page.objects)
+        pages = self.list(messages.part_prefix(upload.id))
+        await self.delete_many([meta.key async for page in pages for meta in page.objects])
 
     async def _clean_up(self, upload: Upload) -> None:
         """Remove the parts of a finished upload. The object is there, so that this fails is no failure."""
