@@ -312,7 +312,7 @@ async def test_rows_and_descriptors_are_given_back_under_cancellation() -> None:
         finally:
             connection.close()
 
-    for _ in range(20):
+    for _ in range(10):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(user)
