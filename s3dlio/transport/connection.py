@@ -171,23 +171,28 @@ class Connection:
         except OSError as error:
             self._broken = error
 
-    def take_whole(self) -> bytes | None:
-        """The body of a plain 200, all of which has come; `None`, and nothing is taken, where it is anything else."""
-        start, head = self._start, None
+    def take_whole(self, request: memoryview) -> bytes | None:
+        """The body of a plain 200, all of which has come; `None`, and nothing is taken, where it is anything else.
+
+        `request` is the head that :meth:`ask` sent.
+        """
+        start = self._start
         with suppress(ProtocolError):  # whoever goes on meets it again
             head = self._head_received()
             if head is not None and head.status == 200:
                 framing = body_framing("GET", head)
                 if framing.kind == "length" and framing.length == self._end - self._start:
-                    return self._take_body(head)
+                    return self._take_body(request, head)
         self._start = start
         return None
 
-    def _take_body(self, head: Head) -> bytes:
+    def _take_body(self, request: memoryview, head: Head) -> bytes:
         data, view = fresh_bytes(self._end - self._start)
         view[:] = memoryview(self._buffer)[self._start : self._end]
         self._start, self._drained, self.asked = self._end, True, False
         self._end_exchange(head)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log_exchange("GET", request, (), head.status, len(data))
         return data
 
     async def _send_request(
@@ -253,8 +258,7 @@ class Connection:
             self._sent = stream.sent
         if not count:
             raise ConnectionResetError(_ENDED)
-        self._end += count
-        self.answered = True
+        self._note_received(count)
 
     async def _await_continue(self) -> Head | None:
         """The final head, when it came instead of a 100 (or of silence for a second)."""

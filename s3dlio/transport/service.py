@@ -164,13 +164,14 @@ class Service:
         if connection is None:
             return None, None
         try:
-            await connection.ask(await self._signed_head(request, None, expect=False))
+            head = await self._signed_head(request, None, expect=False)
+            await connection.ask(head)
+            body = connection.take_whole(head)
         except BaseException as error:
             self.pool.release(connection, reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
                 return None, None
             raise
-        body = connection.take_whole()
         if body is None:
             return None, connection
         self.pool.release(connection, reusable=connection.reusable)

@@ -173,6 +173,14 @@ async def test_an_exchange_is_logged_without_what_may_sign_it(caplog: pytest.Log
     assert not caplog.messages
 
 
+async def test_every_request_is_logged(caplog: pytest.LogCaptureFixture, store: S3Store) -> None:
+    """Also a small object's on a connection that was used before."""
+    caplog.set_level(logging.DEBUG, "s3dlio.transport")
+    size = len(await store.get("key"))
+    await store.get("key")
+    assert caplog.messages == [f"GET /bucket/key (0 bytes): 200 ({size} bytes)"] * 2
+
+
 REFUSED = "HTTP/1.1 403 Forbidden"
 ERRORS = {
     "length": head_of(f"Content-Length: {3 * MiB}", status=REFUSED) + b"x" * 3 * MiB,
