@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("s3dlio.transport")
 
+_IGNORE_UNEXPECTED_EOF = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+"""Some systems' Python sets it, and then an answer that somebody cut passes for a whole one (RFC 8446, section 6.1)."""
+
 TlsSocket: TypeAlias = "ssl.SSLSocket | OpenSSLSocket"
 TlsContext: TypeAlias = Callable[[socket.socket, str], TlsSocket]
 """Encrypts a connected, non-blocking socket, of which it becomes the owner, to the server of that name or address. The
@@ -52,6 +55,7 @@ def _ssl_context(file: str | None, folder: str | None, *, verify: bool) -> TlsCo
     context = ssl.create_default_context(cafile=file, capath=folder)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.options &= ~_IGNORE_UNEXPECTED_EOF
     context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
