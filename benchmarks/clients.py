@@ -1,63 +1,139 @@
 """The contenders. Nothing of theirs is imported before they are asked to read.
 
-A client reads everything once to warm up (a few objects from the slow server), so that threads, connections and reused
-buffers are there, and then reads the case while the clock runs. Clients that iterate also list in that time; the others
-are given the keys. s3torchconnector is used as its documentation says, and so is what replaces it. obstore and boto3
-read in the way that proved their fastest on two cores: whole objects by blocking calls from a few threads (obstore's
-asyncio interface is slower for small objects and no faster for large ones; boto3's `download_fileobj` takes three times
-as long for large ones).
+A client does everything once to warm up (not where the server is slow), so that threads, connections and reused buffers
+are there, and then does the case while the clock runs. Clients that iterate also list in that time; the others are
+given the keys. s3torchconnector is used as its documentation says, and so is what replaces it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from .cases import Job
+from . import peers
+from .cases import Case, Job, MiB, Verb, think
 
-_POOLED_TASKS = 16
-_PEER_THREADS = 4
+_POOLED_TASKS = 32
+_WRITE = 16 * MiB
+"""Bytes of a checkpoint that are written at a time."""
+
+Act = Callable[[Job], None]
 
 
 @dataclass(frozen=True)
 class Client:
-    """A contender: how it reads, the package it needs, and whether it reads by plain iteration of a dataset."""
+    """A contender: the package it needs, and how it does what it can do."""
 
-    read: Callable[[Job], None]
     package: str
     title: str
+    acts: Mapping[Verb, Act]
     iterates: bool = False
+    """Whether it has the classes that are swapped."""
     trusts: bool = True
     """Whether it can be told which authority to trust."""
+    small_only: bool = False
+    apart: bool = False
+    """Whether it lives in another environment, as its package is called like this one."""
+
+    def takes_part(self, case: Case) -> bool:
+        """Whether it can do this."""
+        fits = self.iterates or not case.by_iteration
+        return fits and case.verb in self.acts and not (self.small_only and case.is_large)
 
 
-def _iterate(dataset: Iterable[Any], job: Job) -> None:
-    """`for item in dataset: item.read()`."""
+def _iterate(module: str, job: Job) -> None:
+    """`for item in dataset: item.read()`, in this process, or by a DataLoader's."""
+    case, uri = job.case, f"s3://{job.case.bucket}/"
+    dataset = import_module(module).S3IterableDataset
+    if case.workers:
+        loader = _data_loader(partial(import_module(module).S3MapDataset.from_prefix, uri, region="us-east-1"), case)
+        _measure_sizes(loader, job)
+    else:
+        items = dataset.from_prefix(uri, region="us-east-1")
+        _measure_sizes(lambda: (len(item.read()) for item in items), job)
+
+
+def _data_loader(dataset: Callable[..., Any], case: Case) -> Callable[[], Iterable[int]]:
+    """Batches of sizes: what the workers read is not carried to this process, as that costs all clients the same."""
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        dataset(transform=_size), batch_size=10, num_workers=case.workers, multiprocessing_context="fork"
+    )
+    return lambda: (int(size) for batch in loader for size in batch)
+
+
+def _size(item: Any) -> int:
+    return len(item.read())
+
+
+def _measure_sizes(sizes: Callable[[], Iterable[int]], job: Job) -> None:
+    """`sizes()` reads all objects, one at a time."""
+    case = job.case
     job.start()
-    for item in islice(dataset, job.case.warm_up):
-        job.count(len(item.read()))
+    for size in islice(sizes(), case.warm_up) if case.warm_up else ():
+        job.count(size)
     with job.measured():
-        for _ in range(job.case.passes):
-            for item in dataset:
-                job.count(len(item.read()))
+        for _ in range(case.passes):
+            for size in sizes():
+                job.count(size)
+                if case.think:
+                    think(case.think)
 
 
-def _drop_in(job: Job) -> None:
-    from s3dlio.compat.s3torchconnector import S3IterableDataset
+def _list_dataset(module: str, job: Job) -> None:
+    """What tells the length of a `S3MapDataset`."""
+    dataset = import_module(module).S3MapDataset
 
-    _iterate(S3IterableDataset.from_prefix(f"s3://{job.case.bucket}/", region="us-east-1"), job)
+    def list_all() -> None:
+        for _ in range(len(dataset.from_prefix(f"s3://{job.case.bucket}/", region="us-east-1"))):
+            job.count(0)
+
+    peers.measure(list_all, job)
 
 
-def _s3torchconnector(job: Job) -> None:
-    from s3torchconnector import S3IterableDataset
+def _write_checkpoint(module: str, job: Job) -> None:
+    checkpoint = import_module(module).S3Checkpoint(region="us-east-1")
+    piece = os.urandom(_WRITE)
 
-    _iterate(S3IterableDataset.from_prefix(f"s3://{job.case.bucket}/", region="us-east-1"), job)
+    def write() -> None:
+        with checkpoint.writer(f"s3://{job.case.bucket}/checkpoint") as writer:
+            for _ in range(job.case.size // _WRITE):
+                writer.write(piece)
+        job.count(job.case.size)
+
+    peers.measure(write, job)
+
+
+def _save_tensor(module: str, job: Job) -> None:
+    import torch
+
+    checkpoint = import_module(module).S3Checkpoint(region="us-east-1")
+    state = {str(number): torch.ones(_WRITE, dtype=torch.uint8) for number in range(job.case.size // _WRITE)}
+
+    def save() -> None:
+        with checkpoint.writer(f"s3://{job.case.bucket}/checkpoint") as writer:
+            torch.save(state, writer)
+        job.count(job.case.size)
+
+    peers.measure(save, job)
+
+
+def _swapped(module: str) -> dict[Verb, Act]:
+    """What the classes of s3torchconnector do, or those that replace them."""
+    return {
+        "get": partial(_iterate, module),
+        "list": partial(_list_dataset, module),
+        "write": partial(_write_checkpoint, module),
+        "save": partial(_save_tensor, module),
+    }
 
 
 def _pooled(job: Job) -> None:
@@ -85,29 +161,26 @@ def _pooled(job: Job) -> None:
 
     async def main() -> None:
         async with s3dlio.open_store(f"s3://{case.bucket}") as store:
-            job.start()
-            await read_all(store)
-            with job.measured():
-                for _ in range(case.passes):
-                    await read_all(store)
+            await peers.measure_async(partial(read_all, store), job)
 
     trio.run(main)
 
 
-def _obstore(job: Job) -> None:
-    import obstore
+def _list_trio(job: Job) -> None:
+    import trio
 
-    store = obstore.store.S3Store(  # it takes no file of authorities to trust
-        job.case.bucket, client_options={"allow_http": True, "allow_invalid_certificates": job.case.tls}
-    )
-    _measure_threads(lambda key: len(obstore.get(store, key).bytes()), job)
+    import s3dlio
 
+    async def list_all(store: s3dlio.ObjectStore) -> None:
+        async for page in store.list():
+            for _ in page.objects:
+                job.count(0)
 
-def _boto3(job: Job) -> None:
-    import boto3
+    async def main() -> None:
+        async with s3dlio.open_store(f"s3://{job.case.bucket}") as store:
+            await peers.measure_async(partial(list_all, store), job)
 
-    client = boto3.client("s3")
-    _measure_threads(lambda key: len(client.get_object(Bucket=job.case.bucket, Key=key)["Body"].read()), job)
+    trio.run(main)
 
 
 def _raw_socket(job: Job) -> None:
@@ -129,7 +202,7 @@ def _raw_socket(job: Job) -> None:
                 connection.sendall(request)
                 job.count(_receive(connection, memoryview(buffer)))
 
-        _measure(read_all, job)
+        peers.measure(read_all, job)
 
 
 def _receive(connection: socket.socket, view: memoryview) -> int:
@@ -146,34 +219,18 @@ def _receive(connection: socket.socket, view: memoryview) -> int:
     return length
 
 
-def _measure_threads(get: Callable[[str], int], job: Job) -> None:
-    """`get` reads a whole object and gives its size."""
-    with ThreadPoolExecutor(_PEER_THREADS) as threads:
-
-        def read_all() -> None:
-            for size in threads.map(get, job.case.keys):
-                job.count(size)
-
-        _measure(read_all, job)
-
-
-def _measure(read_all: Callable[[], None], job: Job) -> None:
-    job.start()
-    read_all()
-    with job.measured():
-        for _ in range(job.case.passes):
-            read_all()
-
-
 CLIENTS = {
-    "raw": Client(_raw_socket, "botocore", "raw socket, one connection", trusts=False),
-    "read": Client(_drop_in, "s3dlio", "s3dlio, drop-in `read()`", iterates=True),
-    "pooled": Client(_pooled, "s3dlio", "s3dlio, into a pooled buffer"),
+    "raw": Client("botocore", "raw socket, one connection", {"get": _raw_socket}, trusts=False),
+    "read": Client("s3dlio", "s3dlio, drop-in", _swapped("s3dlio.compat.s3torchconnector"), iterates=True),
+    "pooled": Client("s3dlio", "s3dlio on Trio, into pooled buffers", {"get": _pooled, "list": _list_trio}),
     "s3torchconnector": Client(
-        _s3torchconnector, "s3torchconnector", "s3torchconnector, `read()`", iterates=True, trusts=False
+        "s3torchconnector", "s3torchconnector", _swapped("s3torchconnector"), iterates=True, trusts=False
     ),
-    "obstore": Client(_obstore, "obstore", f"obstore, {_PEER_THREADS} threads"),
-    "boto3": Client(_boto3, "boto3", f"boto3, {_PEER_THREADS} threads"),
+    "obstore": Client("obstore", f"obstore, {peers.THREADS} threads", peers.OBSTORE),
+    "obstore async": Client("obstore", f"obstore, asyncio, {peers.TASKS} tasks", peers.OBSTORE_ASYNC, small_only=True),
+    "s3dlio in Rust": Client("s3dlio", "s3dlio 0.10, in Rust", peers.RUST, trusts=False, apart=True),
+    "boto3": Client("boto3", f"boto3, {peers.THREADS} threads", peers.BOTO3),
+    "aiobotocore": Client("aiobotocore", f"aiobotocore on Trio, {peers.TASKS} tasks", peers.AIOBOTOCORE, trusts=False),
 }
 
-PEERS = ("s3torchconnector", "obstore", "boto3")
+PEERS = ("s3torchconnector", "obstore", "obstore async", "s3dlio in Rust", "boto3")

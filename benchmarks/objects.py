@@ -15,19 +15,31 @@ _ENTRY = (
 _LISTING = (
     '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
     "<Name>{bucket}</Name><Prefix></Prefix><KeyCount>{count}</KeyCount><MaxKeys>1000</MaxKeys>"
-    "<IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+    "<IsTruncated>{truncated}</IsTruncated>{token}{entries}</ListBucketResult>"
 )
+_TOKEN = "<NextContinuationToken>{}</NextContinuationToken>"
+_PAGE = 1000
 
 
 def write_objects(folder: Path, case: Case) -> None:
-    """Random objects, and the ListObjectsV2 answer that names them: one page, so at most 1,000."""
+    """Random objects, and the ListObjectsV2 answers that name them. Those that are only listed are not there."""
     bucket = folder / case.bucket
-    bucket.mkdir()
-    for key in case.keys:
+    bucket.mkdir(parents=True)
+    for key in case.keys if case.size else ():
         _write_random(bucket / key, case.size)
-    entries = "".join(_entry(bucket / key) for key in case.keys)
-    listing = _LISTING.format(bucket=case.bucket, count=case.count, entries=entries)
-    bucket.with_suffix(".xml").write_text(listing)
+    entries = [_entry(bucket / key if case.size else bucket, key) for key in case.keys]
+    for first in range(0, case.count, _PAGE):
+        _write_page(bucket, first, entries)
+
+
+def _write_page(bucket: Path, first: int, entries: list[str]) -> None:
+    """The first page is `BUCKET.xml`; the others are called by their continuation token, `BUCKET.TOKEN.xml`."""
+    some, more = entries[first : first + _PAGE], first + _PAGE < len(entries)
+    token = _TOKEN.format(first + _PAGE) if more else ""
+    listing = _LISTING.format(
+        bucket=bucket.name, count=len(some), truncated=str(more).lower(), token=token, entries="".join(some)
+    )
+    bucket.with_name(f"{bucket.name}{f'.{first}' if first else ''}.xml").write_text(listing)
 
 
 def etag(path: Path) -> str:
@@ -42,7 +54,7 @@ def _write_random(path: Path, size: int) -> None:
             file.write(os.urandom(min(MiB, size - start)))
 
 
-def _entry(path: Path) -> str:
+def _entry(path: Path, key: str) -> str:
     about = path.stat()
     modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(about.st_mtime))
-    return _ENTRY.format(key=path.name, modified=modified, etag=etag(path), size=about.st_size)
+    return _ENTRY.format(key=key, modified=modified, etag=etag(path), size=about.st_size)

@@ -39,6 +39,10 @@ http {{
     uwsgi_temp_path {home}/uwsgi;
     scgi_temp_path {home}/scgi;
     sendfile on;
+    map $args $page {{
+        default "";
+        "~(?:^|&)continuation-token=(?<token>[0-9]+)" .$token;
+    }}
     tcp_nopush on;
     keepalive_requests 1000000;
     server {{
@@ -48,9 +52,9 @@ http {{
         ssl_certificate_key {home}/key.pem;
         root {folder};
         default_type binary/octet-stream;
-        location ~ ^/([a-z]+)/?$ {{
+        location ~ ^/(?<bucket>[a-z]+)/?$ {{
             default_type application/xml;
-            try_files /$1.xml =404;
+            try_files /$bucket$page.xml =404;
         }}
     }}
 }}
@@ -93,6 +97,15 @@ def slow_server(folder: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "benchmarks.slow_server", str(folder), str(port), str(LATENCY)]
     with running(command, port, folder.with_name("slow.log"), {"PYTHONPATH": str(ROOT)}):
         yield Server(f"a server that waits {LATENCY * 1000:.0f} ms", _environment(f"http://{HOST}:{port}"))
+
+
+@contextlib.contextmanager
+def sink_server(folder: Path) -> Iterator[Server]:
+    """A server that takes writes and keeps nothing; what it logs goes beside `folder`."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "benchmarks.sink_server", str(port)]
+    with running(command, port, folder.with_name("sink.log"), {"PYTHONPATH": str(ROOT)}):
+        yield Server("a server that keeps nothing", _environment(f"http://{HOST}:{port}"))
 
 
 @contextlib.contextmanager

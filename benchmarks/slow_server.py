@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from .objects import etag
 
@@ -31,7 +31,7 @@ class Stored:
 
 
 def load(folder: Path) -> dict[str, Stored]:
-    """All answers by path: listings as `BUCKET`, objects as `BUCKET/KEY`."""
+    """All answers by path: listings as `BUCKET` or `BUCKET.TOKEN`, objects as `BUCKET/KEY`."""
     listings = {
         path.stem: Stored(path.read_bytes(), ("Content-Type: application/xml",)) for path in folder.glob("*.xml")
     }
@@ -48,13 +48,15 @@ def _object(path: Path) -> Stored:
 def answer(request: bytes, stored: dict[str, Stored]) -> bytes:
     """The whole answer to a request's head."""
     method, target, _ = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-    found = stored.get(unquote(urlsplit(target).path).strip("/"))
+    asked = urlsplit(target)
+    token = parse_qs(asked.query).get("continuation-token", [])
+    found = stored.get(".".join([unquote(asked.path).strip("/"), *token]))
     if found is None:
         return _message(method, "404 Not Found", _NOT_FOUND, ("Content-Type: application/xml",))
-    asked = _RANGE.search(request)
-    if asked is None:
+    part = _RANGE.search(request)
+    if part is None:
         return _message(method, "200 OK", found.body, found.lines)
-    return _part(method, found, int(asked[1]), int(asked[2]) if asked[2] else sys.maxsize)
+    return _part(method, found, int(part[1]), int(part[2]) if part[2] else sys.maxsize)
 
 
 def _part(method: str, found: Stored, first: int, last: int) -> bytes:

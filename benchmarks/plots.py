@@ -1,0 +1,36 @@
+"""One picture of a run: how quick this library is with each case, beside the best of its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .cases import Case
+from .clients import PEERS
+from .report import Results
+
+_OURS, _THEIRS = "#1f6f8b", "#c8c8c8"
+
+
+def ratio(case: Case, results: Results) -> float | None:
+    """The drop-in's speed by that of the quickest peer; `None` where one of them was not measured."""
+    best = max(results.speed(case, peer) for peer in PEERS)
+    return results.speed(case, "read") / best if best else None
+
+
+def draw(plan: Sequence[Case], results: Results, folder: Path) -> None:
+    """Write `ratios.svg` to `folder`."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    ratios = [(case.title, found) for case in reversed(plan) if (found := ratio(case, results)) is not None]
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.32 * len(ratios)), layout="constrained")
+    titles, lengths = zip(*ratios, strict=True)
+    bars = axes.barh(titles, lengths, color=[_OURS if length >= 1 else _THEIRS for length in lengths])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("speed of the drop-in, the quickest peer being 1")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "ratios.svg", metadata={"Date": None})
