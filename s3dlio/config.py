@@ -138,7 +138,8 @@ class Config:
     """Half of this is the most that one sequence of reads fetches ahead of its consumer, so that two can go side
     by side: a pass over a data set, a batch of its objects, the load of a checkpoint. One body or range that is larger
     comes alone. What was handed over and single reads are not counted. A writer of small pieces holds up to this
-    limit in buffers of its own, or one part where that is larger."""
+    limit in buffers of its own, or one part where that is larger. As much, once for the process, is kept for later
+    arrays and tensors of readers."""
 
     file_threads: int = _setting(16, "S3DLIO_FILE_THREADS")
     """Most threads that one `file://` or `direct://` store works on files with."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import compress, repeat
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+T = TypeVar("T")
 
 
 class _Metadata(dict[str, str]):
@@ -133,7 +136,7 @@ class GetResult:
     """What a read delivered: bytes `start` to `end` of the version that `meta` describes.
 
     A sink is told of `excess`: so many bytes more the server is about to send, as it took no notice of the range's end.
-    `verified` says that the store has compared the bytes with `meta.checksum` already.
+    `verified` says that the store has compared the bytes with a checksum that it was told of them.
     """
 
     meta: ObjectMeta
@@ -221,18 +224,96 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One uploaded part. Numbers begin at 1."""
+    """One uploaded part of `size` bytes. Numbers begin at 1. `checksum` is that by which the server has compared it."""
 
     number: int
     etag: str
     size: int
+    checksum: StoredChecksum | None = None
+
+
+class Decoded(Sequence[T]):
+    """A column that is still as it came: `decode` reads a value of `texts` when it is looked at."""
+
+    __slots__ = ("_decode", "_texts")
+
+    def __init__(self, texts: Sequence[Any], decode: Callable[[Any], T]) -> None:
+        self._texts = texts
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> Decoded[T]: ...
+    def __getitem__(self, i: int | slice) -> T | Decoded[T]:
+        return Decoded(self._texts[i], self._decode) if isinstance(i, slice) else self._decode(self._texts[i])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._decode, self._texts)
+
+
+FIELDS = {field.name: field.default for field in fields(ObjectMeta)}
+"""What is told of objects, by the names of :class:`ObjectMeta`, and what stands where it is not."""
+
+
+class ObjectColumns(Sequence[ObjectMeta]):
+    """Objects as columns: an :class:`ObjectMeta` is made when it is looked at. Equal to a tuple of the same objects.
+
+    `columns` are of one length, by the names of the fields; `key` and `size` (bytes) are among them.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def of(cls, objects: Sequence[ObjectMeta]) -> ObjectColumns:
+        """`objects`, which may be columns already, as columns."""
+        if isinstance(objects, ObjectColumns):
+            return objects
+        return cls({name: [getattr(meta, name) for meta in objects] for name in FIELDS})
+
+    def where(self, keep: Callable[[str], bool]) -> ObjectColumns:
+        """Those whose keys `keep` is true of."""
+        kept = [keep(key) for key in self.columns["key"]]
+        if all(kept):
+            return self
+        return ObjectColumns({name: [*compress(column, kept)] for name, column in self.columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.columns["key"])
+
+    @overload
+    def __getitem__(self, i: int) -> ObjectMeta: ...
+    @overload
+    def __getitem__(self, i: slice) -> Self: ...
+    def __getitem__(self, i: int | slice) -> ObjectMeta | Self:
+        picked: dict[str, Any] = {name: column[i] for name, column in self.columns.items()}
+        return type(self)(picked) if isinstance(i, slice) else ObjectMeta(**picked)
+
+    def __iter__(self) -> Iterator[ObjectMeta]:
+        columns: Iterable[Iterable[Any]] = (self.columns.get(name, repeat(FIELDS[name])) for name in FIELDS)
+        return map(ObjectMeta, *columns)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectColumns | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
     """One page of a listing, in the store's order; `token` asks for the next page, `None` at the end."""
 
-    objects: tuple[ObjectMeta, ...]
+    objects: Sequence[ObjectMeta]
     prefixes: tuple[str, ...] = ()
     token: str | None = None
 

@@ -1,4 +1,4 @@
-"""Large objects in parallel: plans (pure), and a store that carries them out.
+"""Large objects in parallel parts.
 
 Theory of operation. :class:`ParallelStore` stands before a store whose verbs are one request each. Reads above a part
 become ranges that all land in one buffer, writes above a part become a multipart upload, and one limiter bounds the
@@ -11,7 +11,7 @@ seconds, so nothing becomes visible and no parts are left to pay for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from .alignment.buffers import AlignedBuffer, fresh_bytes
 from .config import MiB
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
 from .model import BoundedRange, GetOptions, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload, flat
+from .parts import MAX_OBJECT, buffers_for, growing_part_size, part_size_for, plan_ranges
 from .stores.integrity import Digester, Landed
 from .stores.store import ObjectStore, exactly
 from .stores.wrapper import WrapperStore
@@ -32,38 +33,7 @@ if TYPE_CHECKING:
 Admit = Callable[[int], Awaitable[None]]
 """Waits until an object of so many bytes may be received."""
 
-MIN_PART = 5 * MiB
-MAX_PART = 5 << 30
-MAX_PARTS = 10_000
-MAX_OBJECT = 5 << 40
-"""Limits of S3, which the other services' exceed. Source: "Amazon S3 multipart upload limits"."""
-
 _ABORT_TIME = 5.0
-_GROW_EVERY = 900
-
-
-def plan_ranges(start: int, end: int, part_size: int) -> Iterator[tuple[int, int]]:
-    """`start` to `end` cut into pieces of `part_size`, the last one shorter."""
-    return ((first, min(first + part_size, end)) for first in range(start, end, part_size))
-
-
-def part_size_for(size: int, part_size: int) -> int:
-    """A part size, at least `part_size`, that cuts `size` bytes into no more than 10,000 parts."""
-    needed = -(-size // MAX_PARTS)
-    return min(max(part_size, MIN_PART, -(-needed // MiB) * MiB), MAX_PART)
-
-
-def buffers_for(part_size: int, memory_limit: int) -> int:
-    """How many buffers of `part_size` bytes a writer may hold, the one that is being filled included: one at least."""
-    return max(1, memory_limit // part_size)
-
-
-def growing_part_size(number: int, part_size: int) -> int:
-    """The size of part `number` (from 1) when the length is unknown: doubled after every 900 parts.
-
-    So even with the smallest part size, 10,000 parts hold 5 TiB, the largest object.
-    """
-    return min(max(part_size, MIN_PART) << (number - 1) // _GROW_EVERY, MAX_PART)
 
 
 @asynccontextmanager
@@ -142,13 +112,13 @@ class ParallelStore(WrapperStore):
 
     async def _get_known(self, key: str, size: int, etag: str) -> tuple[bytes, Landed]:
         data, view = fresh_bytes(size)
-        landed = Landed(key, self._digest)
+        landed = self._landed(key)
         await self._fill(key, view, 0, etag, landed)
         return data, landed
 
     async def _get_unknown(self, key: str, if_match: str | None, admit: Admit | None) -> tuple[bytes, Landed]:
         """The first part tells the size and the version; the others start as soon as its head is in."""
-        data, view, landed = b"", memoryview(b""), Landed(key, self._digest)
+        data, view, landed = b"", memoryview(b""), self._landed(key)
         async with sibling_tasks() as nursery:
 
             async def rest(meta: ObjectMeta, end: int) -> None:
@@ -190,12 +160,13 @@ class ParallelStore(WrapperStore):
         raise landed.error()
 
     async def _get_into_once(self, key: str, view: memoryview, start: int, if_match: str | None) -> Landed:
-        end, size, landed = start + len(view), self._part_size, Landed(key, self._digest)
+        end, size, landed = start + len(view), self._part_size, self._landed(key)
         async with sibling_tasks() as nursery:
 
             def sink(coming: GetResult) -> memoryview:
                 meta = coming.meta
                 exactly(view)(GetResult(meta, start, min(end, meta.size)))
+                landed.whole = (start, end) == (0, meta.size)
                 if coming.end + coming.excess >= end:
                     return view
                 self._knows_ranges = True
@@ -205,6 +176,9 @@ class ParallelStore(WrapperStore):
             result = await self.inner.fetch(key, sink, GetOptions(BoundedRange(start, start + size), if_match))
             await landed.add(result, view[: result.end - start])
         return landed
+
+    def _landed(self, key: str) -> Landed:
+        return Landed(key, self._digest, self.inner.look_up_checksum)
 
     async def _fill(self, key: str, view: memoryview, start: int, etag: str | None, landed: Landed) -> None:
         parts = plan_ranges(0, len(view), self._part_size)
@@ -227,6 +201,7 @@ class ParallelStore(WrapperStore):
         self, key: str, pieces: Iterable[tuple[int, memoryview]], etag: str | None, landed: Landed
     ) -> None:
         async with sibling_tasks() as nursery:
+            nursery.start_soon(landed.look)
             for start, view in pieces:
                 await self._limiter.acquire_on_behalf_of(token := object())
                 nursery.start_soon(self._piece, key, view, start, etag, token, landed)
@@ -253,7 +228,7 @@ class ParallelStore(WrapperStore):
         if len(view) <= max(part_size, self.inner.put_limit):
             return await self.inner.put(key, view, options)
         async with self.open_writer(key, options, part_size=part_size) as writer:
-            await writer.write(view)
+            await writer.write(await writer._lend(view))
         return writer.result
 
     @asynccontextmanager
@@ -279,17 +254,24 @@ class ParallelStore(WrapperStore):
             writer._let_go()
 
 
+def _is_fixed(view: memoryview) -> bool:
+    """Whether nobody can change these bytes."""
+    return type(view.obj) is bytes
+
+
 class PartWriter:
     """The upload of the object `key` to `store`, with `options`, as :meth:`ParallelStore.open_writer` begins it.
 
     Written bytes leave as soon as a part of `part_size` bytes is full, as many parts at once as `limiter` lets. `size`
     is how many bytes were written; `result` tells the version, once the block has ended.
 
-    What :meth:`write` is given may be reused when it returns: whole parts of it are sent from where they lie, and
-    waited for; the rest is copied, once, into buffers of the writer's own, which are used again when their part is sent
-    (fresh memory costs more than the copy). One more of them exists at most than parts are in flight, and no more than
-    `memory_limit` bytes hold: as parts grow, fewer of them are under way. Small objects become a single PUT. A write
-    that fails or is cancelled leaves a hole, so the object is not made then, whatever is written afterwards.
+    What :meth:`write` is given may be reused when it returns. It is copied, once, into buffers of the writer's own, so
+    that the next bytes come while its parts are under way. Not copied are whole parts of `bytes`, as these cannot
+    change, and of a write of twice as much as is in flight at once, which is waited for. The buffers are used again
+    when their part is sent (fresh memory costs more than the copy). One more of them exists at most than parts are in
+    flight, and no more than `memory_limit` bytes hold: as parts grow, fewer of them are under way. Small objects become
+    a single PUT. A write that fails or is cancelled leaves a hole, so the object is not made then, whatever is written
+    afterwards.
     """
 
     def __init__(
@@ -321,24 +303,24 @@ class PartWriter:
         self._nursery: trio.Nursery | None = None
         self._failure: StoreError | None = None
 
-    def absorb(self, data: memoryview) -> bool:
-        """Append `data`, of format 'B', without waiting, where it does not fill a part; whether that was done.
+    def absorb(self, data: memoryview) -> memoryview | None:
+        """Append of `data`, of format 'B', what can be copied without waiting; what is left, for :meth:`make_way`.
 
-        The caller may be in another thread, as long as nothing else is asked of the writer meanwhile. Errors: `OSError`
-        where there is no memory; then no object is made.
+        `None` where nothing is left to be done; nothing (a view of no bytes) where the part is full. The caller may be
+        in another thread, as long as nothing else is asked of the writer meanwhile. Errors: `OSError` where there is
+        no memory; then no object is made.
         """
-        size = self.size + len(data)
-        usable = self._failure is None and self._nursery is not None and size <= MAX_OBJECT
-        if not usable or self._pending_size + len(data) >= self._next_size() or not self._has_buffer():
-            return False
+        usable = self._failure is None and self._nursery is not None and self.size + len(data) <= MAX_OBJECT
+        if not usable or (len(data) and not self._has_buffer()) or self._may_lend(data):
+            return data
+        missing = self._next_size() - self._pending_size
         try:
-            self.size = size
             if len(data):
-                self._keep(data)
-            return True
+                self._keep(data[:missing])
         except BaseException as error:  # an interrupt, or no memory
-            self._failed(error)
+            self.spoil(error)
             raise
+        return data[missing:] if len(data) >= missing else None
 
     async def write(self, data: ReadableBuffer) -> None:
         """Append `data`, any contiguous buffer.
@@ -346,46 +328,59 @@ class PartWriter:
         Errors: the `StoreError` of a part that failed, of this write or of an earlier one; `RequestError` beyond 5 TiB;
         `trio.ClosedResourceError` after the block; `TypeError` for what is no buffer.
         """
-        view = flat(data)
-        nursery = await self._usable()
-        if self.absorb(view):
-            return
-        if self.size + len(view) > MAX_OBJECT:
-            raise self._failed(RequestError(f"an object can hold {MAX_OBJECT} bytes at most", self._context()))
-        self.size += len(view)
-        try:
-            rest = await self._write_parts(view, nursery)
-            if len(rest):
-                await self._wait_for_buffer()
-                self._keep(rest)
-        except BaseException as error:
-            self._failed(error)
-            raise
+        rest = self.absorb(flat(data))
+        while rest is not None:
+            rest = self.absorb(await self.make_way(rest))
 
-    async def _write_parts(self, view: memoryview, nursery: trio.Nursery) -> memoryview:
-        """Send the whole parts; what is left is less than one."""
-        if self._pending_size:
-            missing = self._next_size() - self._pending_size
-            self._keep(view[:missing])
-            await self._send_pending(nursery)
-            view = view[missing:]
+    async def make_way(self, data: memoryview) -> memoryview:
+        """Begin to send a part that is full, and wait until there is a buffer for `data`; what of it is left to absorb.
+
+        Errors: those of :meth:`write`.
+        """
+        nursery = await self._usable(len(data))
+        try:
+            if self._pending_size == self._next_size():
+                await self._send_pending(nursery)
+            if self._may_lend(data):
+                data = await (self._send_parts(data, nursery) if _is_fixed(data) else self._lend(data))
+            if len(data):
+                await self._wait_for_buffer()
+        except BaseException as error:
+            self.spoil(error)
+            raise
+        return data
+
+    def _may_lend(self, data: memoryview) -> bool:
+        """Whether whole parts of it need no copy, or so many come at once that waiting for the last costs less."""
+        parts = 1 if _is_fixed(data) else 2 * self._limiter.total_tokens
+        return not self._pending_size and len(data) >= parts * self._next_size()
+
+    async def _lend(self, view: memoryview) -> memoryview:
+        """Send the whole parts from where they lie, and wait until they are sent; what is left is less than one."""
+        await self._usable(len(view))
         async with sibling_tasks() as borrowing:
-            while len(view) >= (part := self._next_size()):
-                await self._send(view[:part], borrowing)
-                view = view[part:]
+            return await self._send_parts(view, borrowing)
+
+    async def _send_parts(self, view: memoryview, nursery: trio.Nursery) -> memoryview:
+        while len(view) >= (part := self._next_size()):
+            await self._send(view[:part], nursery)
+            self.size += part
+            view = view[part:]
         return view
 
-    async def _usable(self) -> trio.Nursery:
-        """The nursery to send joined parts in, if the object can still become whole. No checkpoint then."""
+    async def _usable(self, coming: int = 0) -> trio.Nursery:
+        """The nursery to send parts in, if the object can become whole with so many more bytes. No checkpoint then."""
         if self._failure is not None:
             await trio.lowlevel.checkpoint_if_cancelled()  # that may be why it cannot
             raise self._failure
         if self._nursery is None:
             raise trio.ClosedResourceError("the writer is closed")
+        if self.size + coming > MAX_OBJECT:
+            raise self.spoil(RequestError(f"an object can hold {MAX_OBJECT} bytes at most", self._context()))
         return self._nursery
 
-    def _failed(self, error: BaseException) -> BaseException:
-        """Note that the object cannot become whole any more."""
+    def spoil(self, error: BaseException) -> BaseException:
+        """Note that, because of `error`, which is returned, the object cannot become whole any more."""
         cut_short = StoreError("an earlier write was cut short", self._context())
         self._failure = self._failure or (error if isinstance(error, StoreError) else cut_short)
         return error
@@ -404,6 +399,7 @@ class PartWriter:
         end = self._pending_size + len(data)
         pending.view[self._pending_size : end] = data
         self._pending_size = end
+        self.size += len(data)
 
     def _has_buffer(self) -> bool:
         """Whether there is one to copy into, or may be."""
@@ -422,7 +418,7 @@ class PartWriter:
             buffer = idle.pop()  # the loop's thread may add some meanwhile, but takes none
             if buffer.size == size:
                 return buffer
-        return AlignedBuffer(size)
+        return AlignedBuffer(size, shared=False)  # nothing is received into it: a fork may copy it
 
     def _kept(self) -> memoryview:
         return self._pending.view[: self._pending_size] if self._pending is not None else memoryview(b"")
@@ -437,7 +433,7 @@ class PartWriter:
         if self._upload is None:
             self._upload = await self._store.create_upload(self._key, self._options)
             if self._over:  # the block has ended meanwhile, in another task
-                await self._discard(self._failed(trio.ClosedResourceError()))
+                await self._discard(self.spoil(trio.ClosedResourceError()))
         self._number += 1
         await self._limiter.acquire_on_behalf_of(token := object())
         try:
@@ -455,7 +451,7 @@ class PartWriter:
             if buffer is not None:
                 self._idle.append(buffer)  # before the limiter lets the next part begin, or that makes one more
         except BaseException as error:
-            self._failed(error)
+            self.spoil(error)
             raise
         finally:
             if buffer is not None:
@@ -484,7 +480,7 @@ class PartWriter:
 
     async def _discard(self, reason: BaseException) -> None:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""
-        self._failed(reason)
+        self.spoil(reason)
         self._over = True
         try:
             if self._upload is not None:

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from s3dlio.model import (
     BoundedRange,
+    Decoded,
     GetResult,
+    ListPage,
+    ObjectColumns,
     ObjectMeta,
     OffsetRange,
     PutOptions,
@@ -147,3 +150,40 @@ def test_memory_with_gaps_is_refused() -> None:
     every_second: Any = np.zeros((4, 4))[:, ::2]
     with pytest.raises(TypeError, match="contiguous"):
         flat(every_second)
+
+
+_COLUMNS = ObjectColumns({"key": ["a", "b", "c"], "size": [1, 2, 3], "etag": ['"1"', None, '"3"']})
+_OBJECTS = (ObjectMeta("a", 1, '"1"'), ObjectMeta("b", 2), ObjectMeta("c", 3, '"3"'))
+
+
+def test_objects_in_columns_look_as_they_are() -> None:
+    assert _COLUMNS == _OBJECTS
+    assert (hash(_COLUMNS), repr(_COLUMNS), len(_COLUMNS)) == (hash(_OBJECTS), repr(_OBJECTS), 3)
+    assert [_COLUMNS[number] for number in range(-3, 3)] == [*_OBJECTS, *_OBJECTS]
+    for chosen in (slice(1, None), slice(None, None, -1), slice(3, None)):
+        assert _COLUMNS[chosen] == _OBJECTS[chosen]
+    assert pickle.loads(pickle.dumps(ListPage(_COLUMNS, ("p/",), "t"))) == ListPage(_OBJECTS, ("p/",), "t")
+    assert _OBJECTS[1:] != _COLUMNS
+    with pytest.raises(IndexError):
+        _COLUMNS[3]
+    assert ObjectColumns.of([META, *_OBJECTS]) == (META, *_OBJECTS)
+    assert ObjectColumns.of(_COLUMNS) is _COLUMNS
+
+
+def test_objects_in_columns_are_chosen_by_key() -> None:
+    assert _COLUMNS.where(lambda key: key != "b") == (_OBJECTS[0], _OBJECTS[2])
+    assert _COLUMNS.where(lambda key: True) is _COLUMNS
+
+
+def test_a_column_is_decoded_where_it_is_looked_at() -> None:
+    decoded: list[str] = []
+
+    def decode(text: str) -> int:
+        decoded.append(text)
+        return int(text)
+
+    sizes = Decoded(["1", "2", "3"], decode)
+    assert (len(sizes), decoded) == (3, [])
+    assert (sizes[-1], decoded) == (3, ["3"])
+    assert list(sizes[:2]) == [1, 2]
+    assert list(sizes) == [1, 2, 3]

@@ -146,7 +146,8 @@ trio.run(main)
 _MANY_BODIES = """
 import json, resource, sys
 from s3dlio.config import Config
-from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.prefetch import Want
+from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.urls import parse_uri
 

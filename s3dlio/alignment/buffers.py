@@ -50,7 +50,7 @@ PAGE = mmap.PAGESIZE
 
 _LARGE_BLOCK = 16 << 20
 _HUGE_PAGE = 2 << 20
-_HUGE_FROM = 4 << 20  # below this, asking for huge pages costs more than it saves
+HUGE_FROM = 4 << 20  # below this, asking for huge pages costs more than it saves
 _MADV_HUGEPAGE = 14  # asm-generic/mman-common.h
 
 _libc_madvise = ctypes.CDLL(None).madvise
@@ -122,7 +122,7 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
     except MemoryError:
         raise MemoryError(f"there is no memory for {size} bytes") from None
     address = _address_of_bytes(data)
-    if size >= _HUGE_FROM:
+    if size >= HUGE_FROM:
         start = -(-address // PAGE) * PAGE
         _ask_for_huge_pages(start, (address + size - start) // PAGE * PAGE)
     inside = _Inside.from_address(address)
@@ -139,8 +139,9 @@ def _ask_for_huge_pages(address: int, length: int) -> None:
 class AlignedBuffer:
     """Page-aligned, zeroed memory of `size` bytes, for `recv_into` and for `O_DIRECT`.
 
-    The mapping is anonymous and *shared*: when a process forks while the kernel reads into private pages, the two may
-    end up with each other's copy. It begins at `address`; its `capacity` is `size` rounded up to pages, at least one.
+    The mapping is anonymous and `shared`: when a process forks while the kernel reads into private pages, the two may
+    end up with each other's copy. If it is not, a forked child has a copy of its own, as with other memory. It begins
+    at `address`; its `capacity` is `size` rounded up to pages, at least one.
     Arrays: `np.frombuffer(buffer.view, np.uint8)`.
 
     Errors: `ValueError` for a negative size, `OSError` where there is no memory.
@@ -148,12 +149,12 @@ class AlignedBuffer:
 
     __slots__ = ("_exporters", "_memory", "address", "capacity", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, shared: bool = True) -> None:
         if size < 0:
             raise ValueError(f"a size cannot be negative: {size}")
         self.size = size
         self.capacity = _whole_pages(size)
-        self._memory: mmap.mmap | None = mmap.mmap(-1, self.capacity)
+        self._memory: mmap.mmap | None = mmap.mmap(-1, self.capacity, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._exporters = sys.getrefcount(self._memory)  # without any view: what is more is views
         if self.capacity >= _HUGE_PAGE:

@@ -99,6 +99,11 @@ def combine(algorithm: str, crc_a: int, crc_b: int, len_b: int) -> int:
     return polynomial.multiply(polynomial.check(crc_a), polynomial.power(8 * len_b)) ^ polynomial.check(crc_b)
 
 
+def checksum_of(algorithm: str, data: Buffer) -> int:
+    """The value of :class:`Checksum` for `data`, any contiguous buffer. Errors: those of `Checksum`."""
+    return _extend(_polynomial(algorithm), _flat(data), 0)
+
+
 def crc32c(data: Buffer, value: int = 0) -> int:
     """CRC32C of `data`, any contiguous buffer, from `value` on. Check value of `b"123456789"`: 0xE3069283.
 

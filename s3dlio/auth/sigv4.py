@@ -11,7 +11,7 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import NoReturn, Protocol
 
@@ -106,23 +106,49 @@ def sign(
     `content-type`, `content-md5` and every `x-amz-*`. Errors: `ConfigError` for a header that
     :func:`.signer.check_header` refuses, `InvalidKeyError` for a target not quoted.
     """
-    check_headers(headers)
-    if not (path.isascii() and query.isascii() and region.isascii()):
-        raise InvalidKeyError("path, query and region must be ASCII: quote them first")
-    timestamp = _timestamp(int(now))
-    added = {"x-amz-date": timestamp}
-    if credentials.token:
-        added["x-amz-security-token"] = credentials.token
-    values = {**headers, **added}
-    names, signed = _signed_names(tuple(values))
-    lines = "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
-    request = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{headers[PAYLOAD_HASH]}"
-    signed_by = signature(request, secret=credentials.secret_key, timestamp=timestamp, region=region, service=service)
-    added["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{timestamp[:8]}/{region}/{service}/aws4_request, "
-        f"SignedHeaders={signed}, Signature={signed_by}"
-    )
-    return added
+    alike = PathSigner(method, query, headers, credentials, region, now, service)
+    return {**alike.added, "authorization": alike.authorization(path)}
+
+
+class PathSigner:
+    """:func:`sign`, for requests that differ in their paths alone. `added` are the headers that all of them get."""
+
+    def __init__(
+        self,
+        method: str,
+        query: str,
+        headers: Mapping[str, str],
+        credentials: Credentials,
+        region: str,
+        now: float,
+        service: str = "s3",
+    ) -> None:
+        check_headers(headers)
+        if not (query.isascii() and region.isascii()):
+            raise _not_quoted()
+        timestamp = _timestamp(int(now))
+        self.added = {"x-amz-date": timestamp}
+        if credentials.token:
+            self.added["x-amz-security-token"] = credentials.token
+        values = {**headers, **self.added}
+        names, signed = _signed_names(tuple(values))
+        lines = "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
+        self._before, self._after = f"{method}\n", f"\n{query}\n{lines}\n{signed}\n{headers[PAYLOAD_HASH]}"
+        self._sign = partial(
+            signature, secret=credentials.secret_key, timestamp=timestamp, region=region, service=service
+        )
+        scope = f"{credentials.access_key}/{timestamp[:8]}/{region}/{service}/aws4_request"
+        self._named = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed}, Signature="
+
+    def authorization(self, path: str) -> str:
+        """The `authorization` header of the request for `path`. Errors: `InvalidKeyError` where it is not quoted."""
+        if not path.isascii():
+            raise _not_quoted()
+        return self._named + self._sign(f"{self._before}{path}{self._after}")
+
+
+def _not_quoted() -> InvalidKeyError:
+    return InvalidKeyError("path, query and region must be ASCII: quote them first")
 
 
 class CredentialsProvider(Protocol):
@@ -152,24 +178,26 @@ class SigV4Signer:
 
     async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
         """Add the headers of :func:`sign`; none where access is anonymous. Errors: its, and the provider's."""
+        alike = await self.sign_paths(method, query, headers)
+        if alike is not None:
+            headers["authorization"] = alike.authorization(path)
+        return query
+
+    async def sign_paths(self, method: str, query: str, headers: dict[str, str]) -> PathSigner | None:
+        """What signs requests that differ in their paths alone; `None` where access is anonymous.
+
+        All that they have in common is added to `headers`. Errors: as in :meth:`sign`.
+        """
         credentials = await self._provider.get()
         headers.pop("x-amz-security-token", None)
         if credentials is None:
             headers.pop(PAYLOAD_HASH, None)
             check_headers(headers)
-            return query
+            return None
         self._note(credentials)
-        added = sign(
-            method=method,
-            path=path,
-            query=query,
-            headers=headers,
-            credentials=credentials,
-            region=self.region,
-            now=self._server.now(),
-        )
-        headers.update(added)
-        return query
+        alike = PathSigner(method, query, headers, credentials, self.region, self._server.now())
+        headers.update(alike.added)
+        return alike
 
     async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
         """New credentials where the old ones were refused, a new clock offset where the time was."""

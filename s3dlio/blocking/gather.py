@@ -37,7 +37,7 @@ from ..errors import OUTAGES, ErrorContext, ObjectChangedError
 from ..model import ObjectMeta
 from ..transport.download import validators
 from .portal import BlockingPortal, CancelledError, acquire, as_shown, hold_if_ending, portal
-from .readahead import Outage, read_ahead_limit
+from .prefetch import Outage, read_ahead_limit
 from .store import BlockingStore
 
 Range = tuple[int, int]

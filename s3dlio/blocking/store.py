@@ -147,15 +147,27 @@ class BlockingStore:
         return self._call(lambda store: store.copy(source, target, source_bucket=source_bucket))
 
     def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
-        """The pages of what starts with `prefix`, each asked for when it is wanted.
+        """The pages of what starts with `prefix`. While one is looked at, the next is on its way; no more than that.
 
         With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it.
         """
-        options: ListOptions | None = ListOptions(delimiter)
-        while options is not None:
-            page = self.list_page(prefix, options)
-            yield page
-            options = options.after(page)
+        wanted: ListOptions | None = ListOptions(delimiter)
+        here, coming = portal(), None
+        try:
+            while wanted is not None:
+                if coming is None or here is not portal():  # a forked child has to ask anew
+                    here = portal()
+                    coming = self._begin_page(here, prefix, wanted)
+                page = coming.result()
+                wanted = wanted.after(page)
+                coming = self._begin_page(here, prefix, wanted) if wanted is not None else None
+                yield page
+        finally:
+            if coming is not None:
+                coming.cancel()
+
+    def _begin_page(self, here: BlockingPortal, prefix: str, options: ListOptions) -> Job[ListPage]:
+        return here.start_task_soon(self._do, here, lambda store: store.list_page(prefix, options))
 
     def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
@@ -186,13 +198,18 @@ class BlockingWriter:
     def write(self, data: ReadableBuffer) -> None:
         """Append `data`, any contiguous buffer, which may be reused when this returns.
 
-        What fills no part is only copied, on this thread. Errors: `StoreError`, of this write or of an earlier one, and
-        in a forked child; `TypeError` for what is no buffer.
+        It is copied on this thread; the loop's has to be waited for where a part is full. Errors: `StoreError`, of this
+        write or of an earlier one, and in a forked child; `TypeError` for what is no buffer.
         """
         self._check()
-        view = flat(data)
-        if not self._held.value.absorb(view):
-            self._portal.call(self._held.value.write, view)
+        view, writer = flat(data), self._held.value
+        try:
+            rest = writer.absorb(view)
+            while rest is not None:
+                rest = writer.absorb(self._portal.call(writer.make_way, rest))
+        except BaseException as error:  # an interrupt: some of it may have been taken
+            writer.spoil(error)
+            raise
 
     def close(self) -> PutResult:
         """Publish the object, and tell its version. Errors: `StoreError`; then no object was made."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import replace
 from typing import ClassVar, NamedTuple, TypeVar
 
 import trio
@@ -45,7 +45,9 @@ from ..model import (
     PutOptions,
     PutResult,
     Sink,
+    StoredChecksum,
 )
+from ..transport.batch import Batch, Reply
 from ..transport.connection import Answer, Connection
 from ..transport.dial import open_pool
 from ..transport.download import IF_MATCH, Download, Pin
@@ -53,8 +55,8 @@ from ..transport.endpoint import Endpoint
 from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
 from ..transport.retry import RetryPolicy
 from ..transport.service import ReadFault, Request, Service
-from .integrity import Digester
-from .store import BytesSink, ObjectStore
+from .integrity import Digester, RememberedView, same_bytes
+from .store import BytesSink, ObjectStore, exactly
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
@@ -144,6 +146,8 @@ class HttpStore(ObjectStore):
     _get: ClassVar[str]
     """What the service calls reading, in errors; and so on."""
     _head: ClassVar[str]
+    _get_headers: ClassVar[Mapping[str, str]] = {}
+    """Those of every GET of an object."""
     _pin: ClassVar[Pin] = IF_MATCH
     _digests: ClassVar[Mapping[str, Callable[[memoryview], str]]] = {}
     """The headers in which the service says what it received, and how that is computed; the quickest first."""
@@ -156,27 +160,87 @@ class HttpStore(ObjectStore):
         self._digest = Digester()
 
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
-        unless = options.if_none_match
-        headers = {"if-none-match": quote_etag(unless)} if unless else {}
-        return await self._download(self._request(self._get, "GET", key, headers=headers), sink, options)
+        return await self._fetch(self._get_request(key, options), sink, options)
 
     async def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
         service = self._service
         if service is None or if_match is not None:
             return await super().get(key, if_match=if_match)
-        request = self._request(self._get, "GET", key)
-        data, asked = await service.get_whole(self._addressed(request))
-        if data is None:
-            await self._download(request, sink := BytesSink(), GetOptions(), asked)
-            data = sink.data
-        return data
+        request = self._get_request(key)
+        answer, asked = await service.get_whole(self._addressed(request))
+        if answer is None:
+            await self._fetch(request, sink := BytesSink(), GetOptions(), asked)
+            return sink.data
+        return answer.body if await self.is_sound(answer) else await super().get(key)
+
+    async def is_sound(self, answer: Answer) -> bool:
+        """Whether the body of a GET of a whole object has the checksum that the answer tells, if it tells one."""
+        return await self._digest.matches(self._checksum(answer.headers), memoryview(answer.body))
+
+    @property
+    def batches(self) -> bool:
+        """Whether :meth:`ask` can ask for anything, as far as that is known."""
+        return self._service is not None and self._service.pumped
+
+    async def ask(self, batch: Batch[T], wanted: Sequence[tuple[T, str, int]]) -> int:
+        """Ask for whole small objects, by name, key and size, in `batch`: for how many of them, from the first on.
+
+        A size in bytes is 0 where it is unknown, and may be wrong. It asks for as many as there are idle connections.
+        A key that no object can have ends the list.
+        """
+        service, first = self._service, wanted[0][1]
+        if service is None:
+            return 0
+        paths: list[tuple[T, str, int]] = []
+        with suppress(InvalidKeyError):  # who asks for that one alone meets it again
+            request = self._addressed(self._get_request(first))
+            before = request.path.removesuffix(self._path(first))
+            paths.extend((name, before + self._path(key), size) for name, key, size in wanted)
+        return await batch.ask(service, request, paths) if paths else 0
+
+    async def go_on(self, key: str, reply: Reply[T]) -> bytes:
+        """The whole object `key`, which a batch has asked for, and has not taken what came. Errors: as :meth:`get`."""
+        asked = reply.asked
+        if asked is not None and (self._service is None or self._service.pool is not reply.pool):
+            reply.drop()
+            asked = None
+        await self._fetch(self._get_request(key), sink := BytesSink(), GetOptions(), asked)
+        return sink.data
+
+    def _get_request(self, key: str, options: GetOptions = GetOptions()) -> Request:
+        """The GET of an object. Which range of it, and of which version, is for the download to say."""
+        unless = options.if_none_match
+        headers = {**self._get_headers, "if-none-match": quote_etag(unless)} if unless else self._get_headers
+        return self._request(self._get, "GET", key, headers=headers)
+
+    async def _fetch(
+        self, request: Request, sink: Sink, options: GetOptions, asked: Connection | None = None
+    ) -> GetResult:
+        """What a GET of `request.key` delivers; it may have been `asked` for already.
+
+        Bytes of which the answer tells a checksum that they do not have are received once more, into the same view.
+        Errors: `IntegrityError` where they do not have it then either.
+        """
+        landing = RememberedView(sink)
+        result, told = await self._download(request, landing, options, asked)
+        if not await self._digest.matches(told, landing.view):
+            result, told = await self._download(request, exactly(landing.view), same_bytes(result, options))
+            if not await self._digest.matches(told, landing.view):
+                message = "the bytes received, twice, do not have the checksum that the store tells of them"
+                raise IntegrityError(message, self._context(request.operation, request.key))
+        return replace(result, verified=told is not None)
 
     async def _download(
         self, request: Request, sink: Sink, options: GetOptions, asked: Connection | None = None
-    ) -> GetResult:
-        """What a GET of `request.key` delivers into the view of `sink`; it may have been `asked` for already."""
-        key = request.key or ""
-        download = Download(key, sink, partial(self._describe, key), options.byte_range, options.if_match, self._pin)
+    ) -> tuple[GetResult, StoredChecksum | None]:
+        """One read, however many answers it takes, and the checksum that the first one tells of just these bytes."""
+        key, heads = request.key or "", list[Mapping[str, str]]()
+
+        def describe(headers: Mapping[str, str], size: int) -> ObjectMeta:
+            heads.append(headers)
+            return self._describe(key, headers, size)
+
+        download = Download(key, sink, describe, options.byte_range, options.if_match, self._pin)
         download.asked = asked
         try:
             await self._send(request._replace(success=(200, 206)), download)
@@ -185,11 +249,28 @@ class HttpStore(ObjectStore):
                 self._service.pool.release(unused, reusable=False)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
-        return download.result
+        return download.result, self._told(download.result, heads[0])
+
+    def _told(self, result: GetResult, headers: Mapping[str, str]) -> StoredChecksum | None:
+        """The checksum that an answer with `headers` tells of exactly the bytes of `result`."""
+        start, end, size = result.start, result.end, result.meta.size
+        if (start, end) == (0, size) and result.meta.checksum is not None:
+            return result.meta.checksum
+        exact = headers.get("content-range") == f"bytes {start}-{end - 1}/{size}"
+        return self._range_checksum(headers) if exact else None
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object of `size` bytes by the headers of its GET or HEAD."""
-        return self._names.describe(key, headers, size)
+        meta, checksum = self._names.describe(key, headers, size), self._checksum(headers)
+        return meta if checksum is None else replace(meta, checksum=checksum)
+
+    def _checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        """The checksum of the whole object, where an answer tells it."""
+        return None
+
+    def _range_checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        """The checksum of the answered range, where an answer tells it."""
+        return None
 
     async def head(self, key: str) -> ObjectMeta:
         answer = await self._send(self._request(self._head, "HEAD", key))
@@ -295,7 +376,8 @@ class HttpStore(ObjectStore):
         header = next((name for name in self._digests if name in answer.headers), None)
         if header is None or len(request.body) != 1:
             return
-        if await self._digest(self._digests[header], request.body[0]) != answer.headers[header]:
+        sent = request.headers.get(header) or await self._digest(self._digests[header], request.body[0])
+        if sent != answer.headers[header]:
             message = f"what the server received is not what was sent, by its {header}"
             raise IntegrityError(message, self._context(request.operation, request.key))
 

@@ -1,23 +1,37 @@
-"""Whether what was read in pieces is one version of an object, and has its checksum."""
+"""Whether what was read has the checksum that the store tells of it, and is of one version where it came in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import binascii
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial, reduce
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import trio
 
-from ..alignment.checksum import Checksum, kernel_for
+from ..alignment.checksum import ALGORITHMS, Checksum, checksum_of, kernel_for
 from ..errors import ErrorContext, IntegrityError, ObjectChangedError
-from ..model import GetResult, ObjectMeta
+from ..model import BoundedRange, GetOptions, GetResult, ObjectMeta, Sink, StoredChecksum
 from ..transport.download import validators
 
 T = TypeVar("T")
 
+Look = Callable[[str], Awaitable[ObjectMeta | None]]
+"""Asks the store for an object's metadata, with its checksum; `None` where nothing more can be learned so."""
+
 HASH_IN_THREAD_FROM = 256 << 10
 """Bytes from which hashing takes longer than a hop into a thread."""
+
+
+def read_checksum(algorithm: str, text: str, order: Literal["big", "little"] = "big") -> StoredChecksum | None:
+    """A checksum as base64 of its bytes in `order`; `None` for anything else. `algorithm` is one of `ALGORITHMS`."""
+    try:
+        digest = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+    fits = len(digest) * 8 == ALGORITHMS[algorithm].width
+    return StoredChecksum(algorithm, int.from_bytes(digest, order)) if fits else None
 
 
 class Digester:
@@ -37,24 +51,63 @@ class Digester:
         async with nullcontext() if compiled else self._compiling:
             return await trio.to_thread.run_sync(digest, data)
 
+    async def matches(self, told: StoredChecksum | None, data: memoryview) -> bool:
+        """Whether `data` has the checksum that is `told` of it, if one is."""
+        return told is None or await self(partial(checksum_of, told.algorithm), data) == told.value
+
+
+class RememberedView:
+    """A sink that remembers where the body goes."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.view = memoryview(b"")
+        self._sink = sink
+
+    def __call__(self, coming: GetResult) -> memoryview:
+        self.view = self._sink(coming)
+        return self.view
+
+
+def same_bytes(result: GetResult, options: GetOptions) -> GetOptions:
+    """How to ask again for what was read by `options`, of the same version."""
+    byte_range = BoundedRange(result.start, result.end) if options.byte_range is not None else None
+    return GetOptions(byte_range, result.meta.etag or options.if_match)
+
 
 class Landed:
     """The pieces of `key` that have landed: what their answers say, and their checksums, where `digest` computes them.
 
-    `metas` are in no order.
+    `metas` are in no order; `whole` is whether the pieces will be the object. Where their answers tell no checksum of
+    it, `look` is asked, once.
     """
 
-    def __init__(self, key: str, digest: Digester | None = None) -> None:
+    def __init__(self, key: str, digest: Digester | None = None, look: Look | None = None) -> None:
         self.metas: list[ObjectMeta] = []
+        self.whole = digest is not None
         self._key = key
         self._digest = digest
+        self._look = look
+        self._looking = trio.Lock()
+        self._seen: ObjectMeta | None = None
         self._sums: dict[int, Checksum] = {}
+
+    async def look(self) -> None:
+        """Learn the object's checksum, before pieces land if possible: they are in the cache then."""
+        async with self._looking:
+            if self.whole and self._look is not None:
+                look, self._look = self._look, None
+                self._seen = await look(self._key)
 
     async def add(self, result: GetResult, view: memoryview) -> None:
         """Take note of a piece, which is in `view`."""
         self.metas.append(result.meta)
+        if self._digest is None or not self.whole or result.verified:
+            return
         stored = result.meta.checksum
-        if self._digest is not None and stored is not None and not result.verified:
+        if stored is None and len(view) < result.meta.size:
+            await self.look()
+            stored = None if self._seen is None else self._seen.checksum
+        if stored is not None:
             self._sums[result.start] = await self._digest(partial(Checksum, stored.algorithm), view)
 
     def check_version(self) -> None:
@@ -68,11 +121,19 @@ class Landed:
         So have those that are no whole object, or one of which no checksum is known. Errors: `ObjectChangedError`.
         """
         self.check_version()
-        if not self._sums:
+        stored = self._checksum()
+        if not self._sums or stored is None:
             return True
-        stored, size = self.metas[0].checksum, self.metas[0].size
         joined = reduce(Checksum.combine, (self._sums[start] for start in sorted(self._sums)))
-        return joined.length != size or stored is None or joined.value == stored.value
+        return joined.length != self.metas[0].size or joined.value == stored.value
+
+    def _checksum(self) -> StoredChecksum | None:
+        """The object's, which all answers agree on: what they do not can only be that of their own part."""
+        metas = self.metas
+        if self._seen is not None and validators(self._seen) == validators(metas[0]):
+            metas = [*metas, self._seen]
+        told = {meta.checksum for meta in metas if meta.checksum is not None}
+        return told.pop() if len(told) == 1 else None
 
     def error(self) -> IntegrityError:
         """That of an object that is not sound, again."""

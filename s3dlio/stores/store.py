@@ -7,9 +7,12 @@ Splitting large objects into parallel parts is :mod:`s3dlio.transfer`'s work, on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar, cast
+
+import trio
 
 from ..alignment.buffers import fresh_bytes
 from ..errors import (
@@ -39,6 +42,8 @@ from ..model import (
     Upload,
     resolve,
 )
+
+T = TypeVar("T")
 
 MAX_KEY = 1024
 """Longest key, in bytes of UTF-8. Source: "Naming Amazon S3 objects"."""
@@ -148,6 +153,13 @@ class ObjectStore(ABC):
             raise ObjectChangedError("the object was replaced since its etag was learned", context)
         return meta
 
+    async def look_up_checksum(self, key: str) -> ObjectMeta | None:
+        """The object's metadata with its checksum, for a store whose answers to ranges do not tell that.
+
+        `None` where this would tell no more than they do. Never raises `StoreError`.
+        """
+        return None
+
     async def exists(self, key: str) -> bool:
         """Whether the object is there. Errors other than its absence raise, `BucketNotFoundError` among them."""
         try:
@@ -164,16 +176,21 @@ class ObjectStore(ABC):
         return
 
     async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncIterator[ListPage]:
-        """All pages of a listing, each asked for when it is wanted.
+        """All pages of a listing. While one is looked at, the next is on its way; no more than that.
 
         With a `delimiter`, keys that have it after the prefix are shown once for all. Keys up to `start_after` are
         passed over.
         """
-        options: ListOptions | None = ListOptions(delimiter, start_after)
-        while options is not None:
-            page = await self.list_page(prefix, options)
-            yield page
-            options = options.after(page)
+        options = ListOptions(delimiter, start_after)
+        page = await self.list_page(prefix, options)
+        while (following := options.after(page)) is not None:
+            options, coming = following, _Ahead(partial(self.list_page, prefix, following))
+            try:
+                yield page
+                page = await coming.result()
+            finally:
+                await coming.aclose()
+        yield page
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove the objects of `keys`. All are tried; the first failure is raised at the end."""
@@ -196,6 +213,39 @@ class ObjectStore(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.uri}>"
+
+
+class _Ahead(Generic[T]):
+    """What is done beside the consumer of a generator, by a system task: a generator cannot hold a nursery open."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+        self._value: T | None = None
+        self._error: Exception | None = None
+        trio.lowlevel.spawn_system_task(self._run, work)
+
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            with self._scope:
+                self._value = await work()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._over.set()
+
+    async def result(self) -> T:
+        """Wait, and give what `work` returned. Errors: what it raised."""
+        await self._over.wait()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+    async def aclose(self) -> None:
+        """Cancel the work if it is not over, and wait until it has let go."""
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._over.wait()
 
 
 def check_key(key: str) -> str:

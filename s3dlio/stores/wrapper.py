@@ -14,6 +14,7 @@ from ..model import (
     GetResult,
     ListOptions,
     ListPage,
+    ObjectColumns,
     ObjectMeta,
     Part,
     PutOptions,
@@ -50,6 +51,9 @@ class WrapperStore(ObjectStore):
 
     async def head(self, key: str) -> ObjectMeta:
         return await self.inner.head(self._inward(key))
+
+    async def look_up_checksum(self, key: str) -> ObjectMeta | None:
+        return await self.inner.look_up_checksum(self._inward(key))
 
     async def exists(self, key: str) -> bool:
         return await self.inner.exists(self._inward(key))
@@ -116,6 +120,7 @@ class PrefixStore(WrapperStore):
     async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         after = options.start_after and self.prefix + options.start_after
         page = await super().list_page(self.prefix + prefix, replace(options, start_after=after))
-        objects = tuple(self._outward(meta) for meta in page.objects if meta.key != self.prefix)
+        inside = ObjectColumns.of(page.objects).where(lambda key: key != self.prefix)
+        keys = [key.removeprefix(self.prefix) for key in inside.columns["key"]]
         prefixes = tuple(name.removeprefix(self.prefix) for name in page.prefixes)
-        return ListPage(objects, prefixes, page.token)
+        return ListPage(ObjectColumns({**inside.columns, "key": keys}), prefixes, page.token)

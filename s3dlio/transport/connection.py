@@ -4,10 +4,11 @@ Theory of operation. The head of the answer is received into a small buffer of t
 whatever begins the body; a landing (see :class:`Landing`) then says where the body goes, the few bytes that came with
 the head are copied there, and the rest is received in place.
 
-An answer may come early: a server that refuses an upload says so and stops reading. So a body that has to wait is sent
-while a second task watches for the answer, and a send that breaks is not an error before the answer has been looked
-for. `Expect: 100-continue` (RFC 9110 section 10.1.1) avoids sending the body at all where the server plays along.
-A success that comes before the server has the whole body is none.
+An answer may come early: a server that refuses an upload says so and stops reading. So the answer is watched for while
+a body is sent. The pump does both, and stops where the server says something; what is left then, or all of it without
+the pump, is sent while a second task reads what was said, which may be no answer yet. A send that breaks is not an
+error before the answer has been looked for. `Expect: 100-continue` (RFC 9110 section 10.1.1) avoids sending the body at
+all where the server plays along. A success that comes before the server has the whole body is none.
 
 Of an error's body only the beginning is read. Neither the head nor the request's body is in the `repr` of anything
 here: heads are signed, and tracebacks may be shown with the local variables.
@@ -21,13 +22,15 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import trio
 
-from ..alignment.buffers import fresh_bytes
+from ..alignment.buffers import address_of, fresh_bytes
 from ..errors import ProtocolError
-from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, idle_timeout, parse_head
+from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, idle_timeout, parse_head, plain_head
+from .landing import Count, Landing
+from .pump import Moved
 from .stream import StaleError, Stream
 
 _log = logging.getLogger("s3dlio.transport")
@@ -49,19 +52,6 @@ MAX_ERROR = 1 << 20
 """How many bytes of an error's body are read at most; no service sends as many."""
 
 
-class Landing(Protocol):
-    """Where the body of a successful answer goes."""
-
-    filled: int
-    """How many bytes have landed since :meth:`place`."""
-
-    skip: int
-    """How many bytes of the body come before those that land. Set by :meth:`place`."""
-
-    def place(self, head: Head, length: int) -> memoryview:
-        """The view for what is wanted of the object in a body of `length` bytes."""
-
-
 class Answer(NamedTuple):
     """A complete answer. `body` is empty where it went to a landing, and the beginning of it where that is an error."""
 
@@ -79,6 +69,9 @@ class Connection:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._buffer = bytearray(_FIRST_READ)
+        self._place = b""
+        self._located: bytearray | None = None
+        self._address = 0
         self._start = 0
         self._end = 0
         self._drained = self._sent = self._bodiless = self.asked = False
@@ -95,6 +88,11 @@ class Connection:
     def stale(self) -> bool:
         """Whether the server has ended it while it was idle, or said that it would by now."""
         return trio.current_time() >= self.expires_at or self._stream.stale
+
+    @property
+    def stream(self) -> Stream:
+        """The bytes themselves."""
+        return self._stream
 
     @property
     def peer(self) -> str:
@@ -171,8 +169,39 @@ class Connection:
         except OSError as error:
             self._broken = error
 
-    def take_whole(self, request: memoryview) -> bytes | None:
-        """The body of a plain 200, all of which has come; `None`, and nothing is taken, where it is anything else.
+    def begin_asking(self, request: tuple[int, int], place: bytes) -> list[int]:
+        """As :meth:`ask`, by a row of the pump's for the caller to post; `request` is the head's address and size.
+
+        The stream is :attr:`~.stream.Stream.pumped`. `place` are fresh bytes for the body, none where its size is
+        unknown. Both are kept by the caller till :meth:`end_asking`, which has to follow.
+        """
+        self._begin("GET")
+        self.asked = True
+        self._make_whole_room()
+        self._place = place
+        if self._located is not self._buffer:
+            self._located, self._address = self._buffer, address_of(self._buffer)
+        receive, landing = (self._address, len(self._buffer)), (address_of(place), len(place))
+        return self._stream.begin_conversing(request, receive, landing, reused=self.uses > 1)
+
+    def end_asking(self, moved: Moved, size: int) -> None:
+        """What became of the row for a head of `size` bytes."""
+        try:
+            self._note_answer(self._stream.end_conversing(moved, size))
+        except OSError as error:
+            self._broken = error
+        self._sent = self._stream.sent
+        place, self._place = self._place, b""
+        start = moved.wanted - len(place)
+        if not place or moved.received > moved.wanted or self._buffer.find(HEAD_END) + len(HEAD_END) != start:
+            return  # the pump has not used it
+        if self._stream.plain and self._buffer.startswith(b"HTTP/1.1 200 "):
+            self._place = place
+        else:
+            self._buffer[start : moved.received] = memoryview(place)[: moved.received - start]
+
+    def take_whole(self, request: memoryview) -> Answer | None:
+        """A plain 200, all of whose body has come; `None`, and nothing is taken, where it is anything else.
 
         `request` is the head that :meth:`ask` sent.
         """
@@ -180,20 +209,22 @@ class Connection:
         with suppress(ProtocolError):  # whoever goes on meets it again
             head = self._head_received()
             if head is not None and head.status == 200:
-                framing = body_framing("GET", head)
-                if framing.kind == "length" and framing.length == self._end - self._start:
+                rest = "length", self._end - self._start
+                if self._stream.plain or body_framing("GET", head) == rest:
                     return self._take_body(request, head)
         self._start = start
         return None
 
-    def _take_body(self, request: memoryview, head: Head) -> bytes:
-        data, view = fresh_bytes(self._end - self._start)
-        view[:] = memoryview(self._buffer)[self._start : self._end]
+    def _take_body(self, request: memoryview, head: Head) -> Answer:
+        data, self._place = self._place, b""
+        if not data:
+            data, view = fresh_bytes(self._end - self._start)
+            view[:] = memoryview(self._buffer)[self._start : self._end]
         self._start, self._drained, self.asked = self._end, True, False
         self._end_exchange(head)
         if _log.isEnabledFor(logging.DEBUG):
             _log_exchange("GET", request, (), head.status, len(data))
-        return data
+        return Answer(head.status, head.headers, data)
 
     async def _send_request(
         self, head: memoryview, body: Sequence[memoryview], *, expect: bool
@@ -206,18 +237,31 @@ class Connection:
                 if early is not None:
                     return early, None
             self.may_have_acted = True
-            return await (self._send_body(body) if expect else self._send(head, body)), None
+            return await self._send(() if expect else (head,), body), None
         except OSError as error:
             return None, error
 
-    async def _send(self, head: memoryview, body: Sequence[memoryview]) -> Head | None:
-        """Send it all; the final head, when it came before the body's end."""
+    async def _send(self, head: Sequence[memoryview], body: Sequence[memoryview]) -> Head | None:
+        """Send it all, but for a `head` that is sent; the final head, when it came before the body's end."""
         if not body:
-            await self._ask(head)
+            await self._ask(head[0])
             return None
+        pieces = [*head, *body]
         if sum(map(len, body)) < _FIRST_READ:  # a copy is cheaper than a system call
-            return await self._send_body([memoryview(b"".join((head, *body)))])
-        return await self._send_body([head, *body])
+            pieces = [memoryview(b"".join(pieces))]
+        self._rewind()
+        if self._stream.pumped and self._end == 0:
+            pieces = await self._send_watched(pieces)
+        return await self._send_body(pieces) if pieces else None
+
+    async def _send_watched(self, pieces: Sequence[memoryview]) -> list[memoryview]:
+        """Have it sent outside the interpreter, until the server says something; what is left then."""
+        try:
+            moved = await self._stream.converse_watched(pieces, self._buffer)
+        finally:
+            self._sent = self._stream.sent
+        self._note_received(moved.received)
+        return [] if self._sent else after(pieces, moved.sent)
 
     async def _send_body(self, body: Sequence[memoryview]) -> Head | None:
         """Send the body; the final head, when it came before the body's end."""
@@ -247,15 +291,22 @@ class Connection:
 
     async def _ask(self, head: memoryview) -> None:
         """Send a request that has no body, and receive the beginning of its answer, or all of a small one."""
-        self._rewind()
         stream = self._stream
-        if stream.pumped and len(self._buffer) < _WHOLE and self._end == 0:
-            self._buffer = bytearray(_WHOLE)
+        self._make_whole_room()
         try:
             whole, reused = not self._bodiless, self.uses > 1
             count = await stream.converse(head, self._buffer, self._end, whole=whole, reused=reused)
         finally:
             self._sent = stream.sent
+        self._note_answer(count)
+
+    def _make_whole_room(self) -> None:
+        """Have room for all of a small answer, where that may come at once."""
+        self._rewind()
+        if self._stream.pumped and len(self._buffer) < _WHOLE and self._end == 0:
+            self._buffer = bytearray(_WHOLE)
+
+    def _note_answer(self, count: int) -> None:
         if not count:
             raise ConnectionResetError(_ENDED)
         self._note_received(count)
@@ -281,7 +332,8 @@ class Connection:
         if end < len(HEAD_END) or not self._sent:
             return None
         self._check_head(end)
-        head = parse_head(self._buffer[self._start : end])
+        data = bytes(self._buffer[self._start : end])
+        head = plain_head(data) if self._stream.plain else parse_head(data)
         if head.status < 200:
             return None
         self._start = end
@@ -363,11 +415,11 @@ class Connection:
         """Receive what is wanted of `length` bytes: the rest of them is nobody's."""
         scratch = memoryview(bytearray(min(landing.skip, _SCRATCH)))
         for passed in range(0, landing.skip, _SCRATCH):
-            await self._fill(scratch[: landing.skip - passed], _Count())
+            await self._fill(scratch[: landing.skip - passed], Count())
         await self._fill(view, landing)
         self._drained = landing.skip + len(view) == length
 
-    async def _fill(self, view: memoryview, landing: Landing | _Count) -> None:
+    async def _fill(self, view: memoryview, landing: Landing | Count) -> None:
         received = min(len(view), self._end - self._start)
         view[:received] = memoryview(self._buffer)[self._start : self._start + received]
         self._start += received
@@ -392,7 +444,7 @@ class Connection:
         if length > most and not failed:
             raise ProtocolError(f"an answer of {length} bytes where at most {most} make sense")
         content = bytearray(min(length, most))
-        await self._fill(memoryview(content), _Count())
+        await self._fill(memoryview(content), Count())
         self._drained = len(content) == length
         return content
 
@@ -432,10 +484,13 @@ class Connection:
         return piece
 
 
-class _Count:
-    """A landing for bodies that are only counted."""
-
-    filled = 0
+def after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What follows the first `count` bytes."""
+    rest = []
+    for piece in pieces:
+        rest += [piece[count:]] if count < len(piece) else []
+        count = max(count - len(piece), 0)
+    return rest
 
 
 def _log_exchange(method: str, head: memoryview, body: Sequence[memoryview], status: int, received: int) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import httptools
@@ -56,6 +56,46 @@ class Head(NamedTuple):
     keep_alive: bool
 
 
+@lru_cache(256)
+def _line_start(name: str) -> bytes:
+    return f"\n{name}:".encode("latin-1", "replace")
+
+
+class PlainHeaders(Mapping[str, str]):
+    """The headers of :func:`plain_head`. Most are never looked at, so each is found when it is."""
+
+    __slots__ = ("_head", "_lower")
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self._lower = head.lower()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of `name`, in lower case, or `default`."""
+        mark = _line_start(name)
+        start = self._lower.find(mark)
+        if start < 0:
+            return default
+        if self._lower.find(mark, start + 1) >= 0:
+            return parse_head(self._head).headers[name]
+        return self._head[start + len(mark) : self._head.index(b"\r", start)].decode("latin-1").strip(" \t")
+
+    def __getitem__(self, name: str) -> str:
+        found: str | None = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _line_start(name) in self._lower
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(parse_head(self._head).headers)
+
+    def __len__(self) -> int:
+        return len(parse_head(self._head).headers)
+
+
 class Framing(NamedTuple):
     """How a body ends: after `length` bytes, after its last chunk, or with the connection."""
 
@@ -95,6 +135,24 @@ def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
+def request_heads(method: str, headers: Mapping[str, str], each: Iterable[tuple[str, str]]) -> list[memoryview]:
+    """The heads of requests that have `headers` in common, `each` with a target and an `authorization` of its own.
+
+    As views, whose `repr` shows nothing: see :class:`SecretText`. Errors: as in :func:`request_head`.
+    """
+    alone = str(request_head(method, "", headers), "latin-1")
+    common = SecretText(alone[len(f"{method} ") : -len("\r\n")])
+    del alone
+    return [_with_own(SecretText(f"{method} {target}"), common, own) for target, own in each]
+
+
+def _with_own(beginning: SecretText, common: SecretText, authorization: str) -> memoryview:
+    asked = f"{beginning}{authorization}"
+    if not (asked.isascii() and asked.isprintable()):
+        raise ProtocolError("a request line or an authorization holds a character that HTTP cannot carry")
+    return memoryview(f"{beginning}{common}authorization: {authorization}\r\n\r\n".encode("latin-1"))
+
+
 def parse_head(data: bytes | bytearray | memoryview) -> Head:
     """A head from its bytes, the empty line included. Errors: `ProtocolError`."""
     collector = _HeadCollector()
@@ -113,6 +171,12 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head:
     headers = collector.headers
     keep_alive = parser.get_http_version() == "1.1" and "close" not in headers.get("connection", "").lower()
     return Head(status, headers, keep_alive)
+
+
+def plain_head(data: bytes) -> Head:
+    """What :func:`parse_head` gives, of a head that the pump has found to be plain: see :mod:`.pump_kernel`."""
+    headers = PlainHeaders(data)
+    return Head(int(data[9:12]), headers, "close" not in headers.get("connection", "").lower())
 
 
 def idle_timeout(headers: Mapping[str, str]) -> float:

@@ -68,18 +68,16 @@ class ConnectionPool:
             self._slots.release()
             raise
 
-    def take(self) -> Connection | None:
-        """A connection of the caller's own, where one is idle and none waits for a slot."""
-        if not self._idle or self._closed:
-            return None
-        try:
+    def take(self, most: int = 1) -> list[Connection]:
+        """Connections of the caller's own: up to `most`, as many as are idle while none waits for a slot."""
+        taken: list[Connection] = []
+        while len(taken) < most and self._slots.value and not self._closed:
+            connection = self._take_idle()
+            if connection is None:
+                break
             self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            return None
-        connection = self._take_idle()
-        if connection is None:
-            self._slots.release()
-        return connection
+            taken.append(connection)
+        return taken
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

@@ -20,9 +20,9 @@ import mmap
 import os
 import select
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import outcome
 import trio
@@ -37,12 +37,16 @@ _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
 class Moved(NamedTuple):
-    """What became of a row: one of the outcomes of :mod:`.pump_table`, its detail, and bytes sent and received."""
+    """What became of a row: one of the outcomes of :mod:`.pump_table`, its detail, and bytes sent and received.
+
+    `wanted` is how many bytes an answer has that was found to be plain; below two, it was not.
+    """
 
     outcome: int
     detail: int
     sent: int
     received: int
+    wanted: int
 
 
 class _Row:
@@ -55,6 +59,19 @@ class _Row:
         self.kept = kept
         self.raise_cancel: trio.lowlevel.RaiseCancelT | None = None
 
+    def end(self, fd: int, moved: Moved) -> None:
+        if moved.outcome == t.CANCELLED and self.raise_cancel is not None:
+            trio.lowlevel.reschedule(self.task, outcome.capture(self.raise_cancel))
+        else:
+            trio.lowlevel.reschedule(self.task, outcome.Value(moved))
+
+
+class _Posted(NamedTuple):
+    """Rows that no task waits for, one by one."""
+
+    kept: tuple[object, ...]
+    end: Callable[[int, Moved], None]
+
 
 class Pump(trio.abc.Instrument):
     """A thread that works on rows. Belongs to the Trio run it is made in, which ends it.
@@ -66,14 +83,15 @@ class Pump(trio.abc.Instrument):
         self.attached = 0
         """How many streams use it."""
         self._code = code
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _Row | _Posted] = {}
         self._has_news = False
         self._memory = mmap.mmap(-1, 8 * t.WORDS, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._words = memoryview(self._memory).cast("q")
         self._events = ctypes.create_string_buffer(16 * t.MAX_EVENTS)
-        self._found = (ctypes.c_int64 * _MOST)()
-        self._found_at = ctypes.addressof(self._found)
+        self._asked = (ctypes.c_int64 * (t.ASKED * _MOST))()
+        self._told = (ctypes.c_int64 * (t.TOLD * _MOST))()
+        self._asked_at, self._told_at = ctypes.addressof(self._asked), ctypes.addressof(self._told)
         self._epoll = select.epoll()
         self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
         self._set_up()
@@ -122,7 +140,8 @@ class Pump(trio.abc.Instrument):
     def moved(self, fd: int) -> int:
         """How many bytes of the row under way have moved, but for a request's head, which just goes out."""
         at = t.TABLE + fd * t.COLUMNS
-        sent = self._words[at + t.OUT_DONE] if self._words[at + t.OUT_SIZE] > t.FIRST_READ else 0
+        request = self._words[at + t.OUT_SIZE] + self._words[at + t.BODY_SIZE]
+        sent = self._words[at + t.OUT_DONE] if request > t.FIRST_READ else 0
         return sent + self._words[at + t.IN_DONE]
 
     def let_go(self, fd: int) -> None:
@@ -140,15 +159,17 @@ class Pump(trio.abc.Instrument):
         want: int,
         kept: tuple[object, ...],
         early: int = t.ANYHOW,
+        body: tuple[int, int] = (0, 0),
     ) -> Moved:
         """Send and receive; `send` and `receive` are addresses and sizes in bytes, of memory that `kept` keeps.
+
+        `body`, which goes after `send`, is the address of a list of such pairs, and the bytes of all together.
 
         Reception ends when `want` bytes are there, or as ANSWER and ANYTHING say. `early` is one of ANYHOW, WATCHED,
         REUSED; `tls` is an `SSL *`, or 0.
         """
         row = self._rows[fd] = _Row(kept)
-        self._code.submit(self._base, fd, tls, *send, *receive, want, early)
-        self._has_news = True
+        self._submit([fd, tls, *send, *receive, want, early, *body, 0, 0])
 
         def abort(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             row.raise_cancel = raise_cancel
@@ -156,6 +177,21 @@ class Pump(trio.abc.Instrument):
             return trio.lowlevel.Abort.FAILED
 
         return await trio.lowlevel.wait_task_rescheduled(abort)  # type: ignore[no-any-return]
+
+    def post(self, asked: list[int], kept: tuple[object, ...], end: Callable[[int, Moved], None]) -> None:
+        """Begin several rows, each of the words that :data:`.pump_table.ASKED` counts. `kept` keeps their memory.
+
+        `end` is called with the descriptor of each, and what became of it.
+        """
+        posted = _Posted(kept, end)
+        self._rows.update(dict.fromkeys(asked[:: t.ASKED], posted))
+        for first in range(0, len(asked), len(self._asked)):
+            self._submit(asked[first : first + len(self._asked)])
+
+    def _submit(self, asked: list[int]) -> None:
+        self._asked[: len(asked)] = cast("list[ctypes.c_int64 | int]", asked)
+        self._code.submit(self._base, self._asked_at, len(asked) // t.ASKED)
+        self._has_news = True
 
     async def _wake_tasks(self) -> None:
         try:
@@ -172,19 +208,11 @@ class Pump(trio.abc.Instrument):
     def _wake_done(self) -> None:
         count = _MOST
         while count == _MOST:
-            self._code.collect(self._base, self._found_at, _MOST)
+            self._code.collect(self._base, self._told_at, _MOST)
             count = self._words[t.FOUND]
-            for index in range(count):
-                self._wake(self._found[index])
-
-    def _wake(self, fd: int) -> None:
-        row, at, words = self._rows.pop(fd), t.TABLE + fd * t.COLUMNS, self._words
-        moved = Moved(words[at + t.OUTCOME], words[at + t.DETAIL], words[at + t.OUT_DONE], words[at + t.IN_DONE])
-        words[at + t.STATE] = words[at + t.OUT_DONE] = words[at + t.IN_DONE] = 0
-        if moved.outcome == t.CANCELLED and row.raise_cancel is not None:
-            trio.lowlevel.reschedule(row.task, outcome.capture(row.raise_cancel))
-        else:
-            trio.lowlevel.reschedule(row.task, outcome.Value(moved))
+            told = self._told[: count * t.TOLD]
+            for place in range(0, len(told), t.TOLD):
+                self._rows.pop(told[place]).end(told[place], Moved(*told[place + 1 : place + t.TOLD]))
 
     def _end(self) -> None:
         trio.lowlevel.remove_instrument(self)

@@ -12,7 +12,7 @@ from ..alignment.compiled import Kernel
 _MODULE = "s3dlio.transport.pump_kernel"
 _LIBC = ("send", "recv", "read", "write", "epoll_wait", "__errno_location", "abort")
 _OPENSSL = ("SSL_read", "SSL_peek", "SSL_write", "SSL_get_error", "ERR_clear_error", "ERR_get_error")
-_ARGUMENTS = {"submit": 9, "cancel": 2, "wake": 1, "collect": 3}
+_ARGUMENTS = {"submit": 3, "cancel": 2, "wake": 1, "collect": 3}
 """Of the functions that keep the interpreter's lock, which is sooner than giving it away and waiting for it."""
 
 
@@ -20,7 +20,7 @@ class PumpCode(NamedTuple):
     """The functions of :mod:`.pump_kernel`; `pump` gives the interpreter's lock away."""
 
     pump: Callable[[int], object]
-    submit: Callable[..., object]
+    submit: Callable[[int, int, int], object]
     cancel: Callable[[int, int], object]
     wake: Callable[[int], object]
     collect: Callable[[int, int, int], object]

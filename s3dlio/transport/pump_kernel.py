@@ -32,6 +32,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from . import pump_table as t
+from .pump_head import head_end, int_at, plain_length, word_at
 
 
 def _external(name: str, signature: Any) -> Any:
@@ -43,6 +44,7 @@ _send = _external("send", types.int64(types.int32, types.int64, types.int64, typ
 _recv = _external("recv", types.int64(types.int32, types.int64, types.int64, types.int32))
 _read = _external("read", types.int64(types.int32, types.int64, types.int64))
 _write = _external("write", types.int64(types.int32, types.int64, types.int64))
+_copy = _external("memcpy", types.int64(types.int64, types.int64, types.int64))
 _epoll_wait = _external("epoll_wait", types.int32(types.int32, types.int64, types.int32, types.int32))
 _errno_location = _external("__errno_location", types.int64())
 _ssl_read = _external("SSL_read", types.int32(types.int64, types.int64, types.int32))
@@ -66,22 +68,6 @@ _MORE, _WAIT, _AGAIN = -1, -2, -3
 """What a step leads to where it is no outcome yet."""
 
 _words = types.CPointer(types.int64)
-
-
-def _loader(bits: int) -> Any:
-    """An intrinsic that reads a number of `bits` at an address."""
-
-    def load(context: Any, address: Any) -> Any:
-        def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
-            return builder.zext(builder.load(place, align=bits // 8), ir.IntType(64))
-
-        return types.int64(types.int64), lower
-
-    return intrinsic(load)
-
-
-_byte_at, _int_at = _loader(8), _loader(32)
 
 
 def _fence_instruction(context: Any) -> Any:
@@ -122,102 +108,6 @@ def _hear(words: Any, bell: int, rung: int, heard: int, scratch: int) -> None:
 
 
 @njit(error_model="numpy")
-def _is(place: Any, end: Any, text: bytes) -> bool:
-    """Whether the bytes from `place` on are `text`, which is in lower case, in any case."""
-    if end - place < len(text):
-        return False
-    for index in range(len(text)):
-        byte = _byte_at(place + index)
-        if byte != text[index] and not (65 <= byte <= 90 and byte + 32 == text[index]):
-            return False
-    return True
-
-
-@njit(error_model="numpy")
-def _starts(place: Any, end: Any, text: bytes) -> bool:
-    if end - place < len(text):
-        return False
-    for index in range(len(text)):  # noqa: SIM110 - numba knows no generator expressions
-        if _byte_at(place + index) != text[index]:
-            return False
-    return True
-
-
-@njit(error_model="numpy")
-def _head_end(start: Any, size: Any, searched: Any) -> Any:
-    """How many bytes the head has, its empty line included; 0 where that has not come."""
-    for index in range(max(searched - 3, 0), size - 3):
-        place = start + index
-        if _byte_at(place) == 13 and _is(place, start + size, b"\r\n\r\n"):
-            return index + 4
-    return 0
-
-
-@njit(error_model="numpy")
-def _number(place: Any, end: Any) -> Any:
-    """The decimal number that a field's value is, up to its CR; -1 for anything else."""
-    while place < end and _byte_at(place) == 32:
-        place += 1
-    first, value = place, 0
-    while place < end and 48 <= _byte_at(place) <= 57 and place - first < 16:
-        value = value * 10 + _byte_at(place) - 48
-        place += 1
-    return value if place > first and place < end and _byte_at(place) == 13 else -1
-
-
-@njit(error_model="numpy")
-def _is_token(byte: Any) -> Any:
-    """Whether a field's name may have this byte, by a rule that is narrower than RFC 9110's."""
-    return 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or byte in (45, 95, 46)
-
-
-@njit(error_model="numpy")
-def _name_end(place: Any, end: Any) -> Any:
-    """Where the colon after the name is that begins here; -1 where there is no such name."""
-    first = place
-    while place < end and _is_token(_byte_at(place)):
-        place += 1
-    return place if first < place < end and _byte_at(place) == 58 else -1
-
-
-@njit(error_model="numpy")
-def _line_end(place: Any, end: Any) -> Any:
-    """Where the line ends, with CR and LF, whose rest is printable ASCII; -1 for any other."""
-    while place < end and (32 <= _byte_at(place) <= 126 or _byte_at(place) == 9):
-        place += 1
-    return place if end - place >= 2 and _byte_at(place) == 13 and _byte_at(place + 1) == 10 else -1
-
-
-@njit(error_model="numpy")
-def _field_length(place: Any, end: Any, length: Any) -> Any:
-    """The body's length after the field that begins here, `length` before it; -2 where the answer is not plain."""
-    if _is(place, end, b"transfer-encoding:") or _is(place, end, b"upgrade:"):
-        return -2
-    if not _is(place, end, b"content-length:"):
-        return length
-    number = _number(place + 15, end)
-    return number if length < 0 and number >= 0 else -2
-
-
-@njit(error_model="numpy")
-def _plain_length(start: Any, end: Any) -> Any:
-    """The body's length, where the head is one that every parser reads alike, of a body that has one; else below 0."""
-    if not (_starts(start, end, b"HTTP/1.1 200 ") or _starts(start, end, b"HTTP/1.1 206 ")):
-        return -1
-    place, length = _line_end(start + 13, end), -1
-    while place >= 0 and length > -2:
-        place += 2
-        if place == end - 2:
-            return length
-        colon = _name_end(place, end)
-        if colon < 0:
-            return -1
-        length = _field_length(place, end, length)
-        place = _line_end(colon + 1, end)
-    return -1
-
-
-@njit(error_model="numpy")
 def _tls_failure(words: Any, at: Any, result: Any) -> Any:
     kind = _ssl_get_error(words[at + t.TLS], np.int32(result))
     if kind in (_WANT_READ, _WANT_WRITE):
@@ -225,7 +115,7 @@ def _tls_failure(words: Any, at: Any, result: Any) -> Any:
     if kind == _CLOSED:
         return t.ENDED
     if kind == _SYSCALL:
-        words[at + t.DETAIL] = _int_at(_errno_location())
+        words[at + t.DETAIL] = int_at(_errno_location())
         return t.BROKEN if result < 0 and words[at + t.DETAIL] != 0 else t.TLS_BROKEN
     words[at + t.DETAIL] = _first_error()
     return t.TLS_BROKEN
@@ -233,7 +123,7 @@ def _tls_failure(words: Any, at: Any, result: Any) -> Any:
 
 @njit(error_model="numpy")
 def _failure(words: Any, at: Any) -> Any:
-    number = _int_at(_errno_location())
+    number = int_at(_errno_location())
     if number == _EAGAIN:
         return _WAIT
     if number == _EINTR:
@@ -254,8 +144,19 @@ def _has_spoken(words: Any, at: Any, fd: Any) -> Any:
 
 
 @njit(error_model="numpy")
+def _next_out(words: Any, at: Any) -> Any:
+    """Where the bytes are that are sent next, and how many of them lie together."""
+    done, place, size, piece = words[at + t.OUT_DONE], words[at + t.OUT], words[at + t.OUT_SIZE], words[at + t.BODY]
+    while done >= size:
+        done -= size
+        place, size = word_at(piece), word_at(piece + 8)
+        piece += 16
+    return place + done, size - done
+
+
+@njit(error_model="numpy")
 def _send_some(words: Any, at: Any, fd: Any) -> Any:
-    place, rest = words[at + t.OUT] + words[at + t.OUT_DONE], words[at + t.OUT_SIZE] - words[at + t.OUT_DONE]
+    place, rest = _next_out(words, at)
     if words[at + t.TLS]:
         _clear_errors()
         count = np.int64(_ssl_write(words[at + t.TLS], place, np.int32(min(rest, _LARGEST))))
@@ -300,24 +201,29 @@ def _receive_some(words: Any, at: Any, fd: Any) -> Any:
 def _look(words: Any, at: Any) -> Any:
     """How much to wait for, if the head is there."""
     start, done, size = words[at + t.IN], words[at + t.IN_DONE], words[at + t.IN_SIZE]
-    head = _head_end(start, done, words[at + t.SCANNED])
+    head = head_end(start, done, words[at + t.SCANNED])
     words[at + t.SCANNED] = done
     if head == 0:
         return t.HANDED_BACK if done == size else _MORE
-    length = _plain_length(start, start + head)
+    length = plain_length(start, start + head)
     if length < 0 or head + length > size:
         return t.HANDED_BACK
     words[at + t.WANT] = head + length
+    if 0 < length == words[at + t.PLACE_SIZE] and done <= head + length:
+        _copy(words[at + t.PLACE], start + head, done - head)
+        words[at + t.IN], words[at + t.IN_SIZE] = words[at + t.PLACE] - head, head + length
     return _MORE
 
 
 @njit(error_model="numpy")
 def _step(words: Any, at: Any, fd: Any) -> Any:
-    if words[at + t.OUT_DONE] < words[at + t.OUT_SIZE]:
+    if words[at + t.OUT_DONE] < words[at + t.OUT_SIZE] + words[at + t.BODY_SIZE]:
         early, first = words[at + t.EARLY], words[at + t.OUT_DONE] == 0
         look = first if early == t.REUSED else early == t.WATCHED and (first or words[at + t.EVENT])
         if look and _has_spoken(words, at, fd):
             return t.STALE if early == t.REUSED else t.HANDED_BACK
+        if look:
+            words[at + t.EVENT] = 0
         return _send_some(words, at, fd)
     done, want = words[at + t.IN_DONE], words[at + t.WANT]
     if words[at + t.IN_SIZE] == 0 or (want and done >= want):
@@ -390,12 +296,12 @@ def _take_turns(words: Any) -> None:
 @njit(error_model="numpy")
 def _take_event(words: Any, index: Any) -> None:
     place = words[t.EVENTS] + 4 * index * words[t.EVENT_WORDS]
-    fd = _int_at(place + 4 * words[t.EVENT_DATA])
+    fd = int_at(place + 4 * words[t.EVENT_DATA])
     if fd == words[t.BELL_IN]:
         _hear(words, t.BELL_IN, t.RUNG_IN, t.HEARD_IN, t.SCRATCH_IN)
         return
     at = t.TABLE + fd * t.COLUMNS
-    if _int_at(place) & _READABLE:
+    if int_at(place) & _READABLE:
         words[at + t.EVENT] = 1
     if words[at + t.STATE] == t.ACTIVE and not words[at + t.LISTED]:
         _work(words, fd)
@@ -433,15 +339,32 @@ def _append(words: Any, fd: Any) -> None:
     words[t.TAIL_IN] += 1
 
 
-def submit(words: Any, fd: Any, tls: Any, out: Any, out_size: Any, into: Any, room: Any, want: Any, early: Any) -> Any:
-    """Fill the row of `fd`, and put it where the pump looks when it is woken."""
-    at = t.TABLE + fd * t.COLUMNS
-    words[at + t.TLS], words[at + t.WANT], words[at + t.EARLY] = tls, want, early
-    words[at + t.OUT], words[at + t.OUT_SIZE], words[at + t.OUT_DONE] = out, out_size, 0
-    words[at + t.IN], words[at + t.IN_SIZE], words[at + t.IN_DONE] = into, room, 0
-    words[at + t.SCANNED], words[at + t.CANCEL], words[at + t.DETAIL] = 0, 0, 0
-    words[at + t.STATE] = t.SUBMITTED
-    _append(words, fd)
+def submit(words: Any, asked: Any, count: Any) -> Any:
+    """Fill `count` rows as `asked` says, and put them where the pump looks when it is woken."""
+    for index in range(count):
+        place = index * t.ASKED
+        fd = asked[place]
+        at = t.TABLE + fd * t.COLUMNS
+        words[at + t.TLS], words[at + t.OUT], words[at + t.OUT_SIZE] = (
+            asked[place + 1],
+            asked[place + 2],
+            asked[place + 3],
+        )
+        words[at + t.IN], words[at + t.IN_SIZE], words[at + t.WANT] = (
+            asked[place + 4],
+            asked[place + 5],
+            asked[place + 6],
+        )
+        words[at + t.EARLY], words[at + t.BODY], words[at + t.BODY_SIZE] = (
+            asked[place + 7],
+            asked[place + 8],
+            asked[place + 9],
+        )
+        words[at + t.PLACE], words[at + t.PLACE_SIZE] = asked[place + 10], asked[place + 11]
+        words[at + t.OUT_DONE], words[at + t.IN_DONE], words[at + t.SCANNED] = 0, 0, 0
+        words[at + t.CANCEL], words[at + t.DETAIL] = 0, 0
+        words[at + t.STATE] = t.SUBMITTED
+        _append(words, fd)
     return 0
 
 
@@ -458,13 +381,26 @@ def wake(words: Any) -> Any:
     return 0
 
 
-def collect(words: Any, found: Any, most: Any) -> Any:
-    """Put up to `most` descriptors whose rows are done into `found`, and their number into FOUND; hears the bell."""
+@njit(error_model="numpy")
+def _tell(words: Any, told: Any, place: Any, fd: Any) -> None:
+    """What became of a row, which is free then."""
+    at = t.TABLE + fd * t.COLUMNS
+    told[place], told[place + 1], told[place + 2] = fd, words[at + t.OUTCOME], words[at + t.DETAIL]
+    told[place + 3], told[place + 4], told[place + 5] = (
+        words[at + t.OUT_DONE],
+        words[at + t.IN_DONE],
+        words[at + t.WANT],
+    )
+    words[at + t.STATE], words[at + t.OUT_DONE], words[at + t.IN_DONE] = t.FREE, 0, 0
+
+
+def collect(words: Any, told: Any, most: Any) -> Any:
+    """Say in `told` what became of up to `most` rows, and in FOUND how many they are; hears the bell."""
     _hear(words, t.BELL_OUT, t.RUNG_OUT, t.HEARD_OUT, t.SCRATCH_OUT)
     count, tail = 0, words[t.TAIL_OUT]
     _fence()
     while count < most and words[t.HEAD_OUT] != tail:
-        found[count] = words[t.RING_OUT + words[t.HEAD_OUT] % t.ROWS]
+        _tell(words, told, count * t.TOLD, words[t.RING_OUT + words[t.HEAD_OUT] % t.ROWS])
         words[t.HEAD_OUT] += 1
         count += 1
     words[t.FOUND] = count
@@ -476,7 +412,7 @@ def build(name: str) -> tuple[Callable[..., Any], Any]:
     whole = types.int64
     arguments = {
         "pump": (),
-        "submit": (whole,) * 8,
+        "submit": (_words, whole),
         "cancel": (whole,),
         "wake": (),
         "collect": (_words, whole),

@@ -14,12 +14,21 @@ RING_OUT = RING_IN + 2 * ROWS
 RING_AGAIN = RING_OUT + ROWS
 TABLE = RING_AGAIN + ROWS
 
-# Columns of a row. Sizes are bytes; TLS is an `SSL *` or 0.
+# Columns of a row. Sizes are bytes; TLS is an `SSL *` or 0; BODY is where the pieces of a body are listed, each by its
+# address and its size, which are sent after OUT and counted in OUT_DONE; PLACE is where the body of a plain answer is
+# received that has just PLACE_SIZE bytes, which are counted in IN_DONE.
 STATE, TLS, OUT, OUT_SIZE, OUT_DONE, IN, IN_SIZE, IN_DONE, WANT, SCANNED = range(10)
-EARLY, CANCEL, OUTCOME, DETAIL, EVENT, LISTED = range(10, 16)
-COLUMNS = 16
+EARLY, CANCEL, OUTCOME, DETAIL, EVENT, LISTED, BODY, BODY_SIZE, PLACE, PLACE_SIZE = range(10, 20)
+COLUMNS = 20
 
 WORDS = TABLE + ROWS * COLUMNS
+
+ASKED = 12
+"""Words by which a row is asked for: its descriptor, and TLS, OUT, OUT_SIZE, IN, IN_SIZE, WANT, EARLY, BODY, BODY_SIZE,
+PLACE, PLACE_SIZE."""
+
+TOLD = 6
+"""Words by which it is told what became of one: its descriptor, OUTCOME, DETAIL, OUT_DONE, IN_DONE, WANT."""
 
 FREE, SUBMITTED, ACTIVE, DONE = range(4)
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import trio
 
 from ..auth.signer import Signer
+from ..auth.sigv4 import SigV4Signer
 from ..errors import (
     ConnectionFailedError,
     ErrorContext,
@@ -43,9 +44,10 @@ from .circuit import CircuitBreaker
 from .connection import EXPECT_FROM, Answer, Connection
 from .download import Download
 from .endpoint import Endpoint
-from .http1 import SecretHeaders, SecretText, request_head
+from .http1 import SecretHeaders, SecretText, request_head, request_heads
 from .pool import ConnectionPool
 from .retry import Failure, RetryPolicy, failure_of
+from .stream import can_pump
 
 _log = logging.getLogger("s3dlio.transport")
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -69,6 +71,8 @@ class Request(NamedTuple):
     """The statuses by which the service says that this is done."""
     proof: Callable[[Answer], object] | None = None
     """Reads from such an answer what shows the result. Errors: `ProtocolError` where it does not."""
+    expect: bool = True
+    """Whether a large body waits for the server's permission (RFC 9110 section 10.1.1)."""
 
     def __repr__(self) -> str:  # a query may be a secret: that of a resumable upload is
         return f"<Request {self.operation} {self.method} {self.path}>"
@@ -154,29 +158,51 @@ class Service:
         message = f"not done within {self.policy.time_limit:g} seconds, the limit on all attempts together"
         raise RequestTimeoutError(message, self._context(request, sent))
 
-    async def get_whole(self, request: Request) -> tuple[bytes | None, Connection | None]:
-        """The body of a GET's plain answer that comes at once, with none of the rest's ceremony.
+    async def get_whole(self, request: Request) -> tuple[Answer | None, Connection | None]:
+        """A GET's plain answer that comes at once, whole, with none of the rest's ceremony.
 
         Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
         with; where nothing was, neither. Never raises `StoreError`.
         """
-        connection = self.pool.take() if self.policy.time_limit == math.inf else None
-        if connection is None:
+        taken = self.take(1)
+        if not taken:
             return None, None
+        (connection,) = taken
         try:
             head = await self._signed_head(request, None, expect=False)
             await connection.ask(head)
-            body = connection.take_whole(head)
+            answer = connection.take_whole(head)
         except BaseException as error:
             self.pool.release(connection, reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
                 return None, None
             raise
-        if body is None:
+        if answer is None:
             return None, connection
         self.pool.release(connection, reusable=connection.reusable)
         self.circuit.answered()
-        return body, None
+        return answer, None
+
+    @property
+    def pumped(self) -> bool:
+        """Whether there is a pump for connections to this endpoint."""
+        return can_pump(tls=self.endpoint.tls)
+
+    def take(self, most: int) -> list[Connection]:
+        """Up to `most` idle connections, for what is asked without ceremony. A limit on time would be such."""
+        return self.pool.take(most) if self.policy.time_limit == math.inf else []
+
+    async def heads(self, request: Request, paths: Sequence[str]) -> list[memoryview]:
+        """The signed heads of `request` for several `paths`. Errors: the signer's, `ProtocolError`."""
+        headers, signer = self._headers(request, request.headers, expect=False), self.signer
+        alike = await signer.sign_paths("GET", request.query, headers) if isinstance(signer, SigV4Signer) else None
+        if alike is None:
+            return [await self._signed_head(request._replace(path=path), None, expect=False) for path in paths]
+        prefix, query = self.endpoint.prefix, f"?{request.query}" if request.query else ""
+        each = (
+            (SecretText(f"{prefix}{path}{query}"), SecretText(alike.authorization(prefix + path))) for path in paths
+        )
+        return request_heads("GET", headers, each)
 
     def _time_limit(self) -> AbstractContextManager[object]:
         """A scope that ends with the policy's limit. One without a limit would cost as much as a lease does."""
@@ -207,7 +233,7 @@ class Service:
 
     async def _exchange(self, request: Request, download: Download | None) -> Answer:
         """The answer to a request that waits for permission to send its body, or does not where that is unknown."""
-        expect = bool(request.body) and self._use_expect and sum(map(len, request.body)) >= EXPECT_FROM
+        expect = request.expect and self._use_expect and sum(map(len, request.body)) >= EXPECT_FROM
         answer = await self._exchange_signed(request, download, expect=expect)
         if answer.status == 417 and expect:  # RFC 9110 section 10.1.1
             self._use_expect = False

@@ -54,7 +54,7 @@ class StallWatch:
         """A task begins to wait."""
         stream.waits += 1
         self._since.pop(stream, None)
-        self._since[stream] = trio.current_time(), stream.moved
+        self._since[stream] = trio.current_time(), stream.moved if stream.waits > 1 else 0
         if not self._looking:
             self._looking = True
             trio.lowlevel.spawn_system_task(self._look_on, name="s3dlio stall watch")

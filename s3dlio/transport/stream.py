@@ -22,6 +22,7 @@ import os
 import select
 import socket
 import ssl
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -63,11 +64,18 @@ class Stream:
         self._pending: OSError | None = None
         self.sent = False
         """Whether the last request went out whole."""
+        self.plain = False
+        """Whether all that was received last is one answer to a GET, which is plain by the pump's rules."""
 
     @property
     def tls(self) -> bool:
         """Whether it is encrypted."""
         return self._tls
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's."""
+        return self._fd
 
     @property
     def peer(self) -> str:
@@ -90,13 +98,18 @@ class Stream:
         return 0 if self._pump is None else self._pump.moved(self._fd)
 
     @property
-    def pumped(self) -> bool:
-        """Whether what is asked for now is done outside the interpreter."""
+    def pump(self) -> Pump | None:
+        """What does outside the interpreter what is asked for now, if anything does."""
         if self._pump is None and self._ssl is not None:
             pump = pump_of_run(openssl_functions() if self._tls else None)
             if pump is not None and pump.attach(self._fd):
                 self._pump = pump
-        return self._pump is not None
+        return self._pump
+
+    @property
+    def pumped(self) -> bool:
+        """Whether there is a :attr:`pump`."""
+        return self.pump is not None
 
     async def converse(self, request: memoryview, buffer: bytearray, start: int, *, whole: bool, reused: bool) -> int:
         """Send a request, and receive of its answer what there is into `buffer`, from `start` on.
@@ -104,18 +117,55 @@ class Stream:
         Returns how many bytes that are, 0 for the peer's end. With `whole` it may be the whole answer, if that fits.
         A `reused` connection may turn out to be stale. Errors: `OSError`.
         """
-        self.sent = False
+        self.sent = self.plain = False
         if self.pumped:
             early = pump_table.REUSED if reused else pump_table.ANYHOW
             want = pump_table.ANSWER if whole else pump_table.ANYTHING
             moved = await self._move(request, buffer, start, len(buffer) - start, want, early)
-            self.sent = moved.sent == len(request)
-            return self._received(moved)
+            count = self._conversed(moved, len(request))
+            self.plain = self.plain and start == 0
+            return count
         await self.send_all(request)
         self.sent = True
         if not self._tls:  # nothing can be there yet; under TLS looking is what reads
             await self.wait_readable()
         return await self.receive_into(memoryview(buffer)[start:])
+
+    def _conversed(self, moved: Moved, size: int) -> int:
+        self.sent = moved.sent == size
+        self.plain = moved.outcome == pump_table.COMPLETE and moved.received == moved.wanted > pump_table.ANYTHING
+        return self._received(moved)
+
+    def begin_conversing(
+        self, request: tuple[int, int], receive: tuple[int, int], place: tuple[int, int], *, reused: bool
+    ) -> list[int]:
+        """What asks the pump for a whole answer, for :meth:`.pump.Pump.post`; addresses and sizes in bytes.
+
+        A plain answer's body comes to `place`, if it has just that size. For a stream that is :attr:`pumped`.
+        :meth:`end_conversing` has to follow.
+        """
+        assert self._ssl is not None
+        self._watch.begin(self)
+        early = pump_table.REUSED if reused else pump_table.ANYHOW
+        return [self._fd, self._ssl, *request, *receive, pump_table.ANSWER, early, 0, 0, *place]
+
+    def end_conversing(self, moved: Moved, size: int) -> int:
+        """As :meth:`converse`, when that is what became of a request of `size` bytes."""
+        self._watch.end(self)
+        return self._conversed(moved, size)
+
+    async def converse_watched(self, pieces: Sequence[memoryview], buffer: bytearray) -> Moved:
+        """Have the pump send `pieces`, and receive what is answered into `buffer`.
+
+        The result tells how much was sent, and received: where the peer says something before it has all, nothing more
+        is sent, and nothing received. For a stream that is :attr:`pumped`. Errors: `OSError`.
+        """
+        self.sent = self.plain = False
+        want, early = pump_table.ANSWER, pump_table.WATCHED
+        moved = await self._move(None, buffer, 0, len(buffer), want, early, pieces)
+        self.sent = moved.sent == sum(map(len, pieces))
+        self._received(moved)
+        return moved
 
     async def _move(
         self,
@@ -125,15 +175,19 @@ class Stream:
         room: int,
         want: int,
         early: int = pump_table.ANYHOW,
+        body: Sequence[memoryview] = (),
     ) -> Moved:
-        """Have the pump send `request`, and receive into `memory` from `start` on."""
+        """Have the pump send `request` and `body`, and receive into `memory` from `start` on."""
         assert self._pump is not None
         assert self._ssl is not None
         send = (address_of(request), len(request)) if request is not None else (0, 0)
         receive = (address_of(memory) + start, room)
+        listed = array("q", [number for piece in body for number in (address_of(piece), len(piece))])
+        sizes = (address_of(listed), sum(map(len, body)))
+        kept = (request, memory, self._sock, body, listed)
         self._watch.begin(self)
         try:
-            return await self._pump.work(self._fd, self._ssl, send, receive, want, (request, memory, self._sock), early)
+            return await self._pump.work(self._fd, self._ssl, send, receive, want, kept, early, sizes)
         finally:
             self._watch.end(self)
 
@@ -294,6 +348,12 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {'tls' if self._tls else 'tcp'} fd={self._sock.fileno()}>"
+
+
+def can_pump(*, tls: bool) -> bool:
+    """Whether there is a pump in this run, for streams that are encrypted or not."""
+    functions = openssl_functions() if tls else None
+    return (functions is None or bool(functions)) and pump_of_run(functions) is not None
 
 
 class StaleError(ConnectionResetError):

@@ -223,7 +223,8 @@ _UNSEEN_INTERRUPT = """
 import signal, sys, threading, trio, trio.testing
 from s3dlio.blocking.gather import Gather, ObjectRanges
 from s3dlio.blocking.portal import portal
-from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.prefetch import Want
+from s3dlio.blocking.readahead import ReadAhead
 from tests.watched import watched_store
 from s3dlio.config import Config
 
@@ -310,7 +311,8 @@ def test_a_job_that_comes_while_the_last_one_ends_is_refused(monkeypatch: pytest
 
 _DAEMONS = """
 import threading, time
-from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.prefetch import Want
+from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.portal import portal
 from s3dlio.config import Config
 from tests.watched import watched_store

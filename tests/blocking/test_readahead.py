@@ -16,7 +16,8 @@ import trio
 import trio.testing
 
 from s3dlio.blocking.portal import BlockingPortal, CancelledError, portal
-from s3dlio.blocking.readahead import MAX_OBJECTS, Outage, ReadAhead, Want, _Prefetcher, _Room
+from s3dlio.blocking.prefetch import MAX_OBJECTS, Outage, Prefetcher, Room, Want
+from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, NotFoundError, PermissionDeniedError, StoreError
@@ -213,7 +214,7 @@ def test_a_body_that_is_dropped_as_it_arrives_is_not_kept(store: _Store, moment:
                 prefetcher.drop(0)
             return found
 
-    prefetcher = _Prefetcher(portal())
+    prefetcher = Prefetcher(portal())
     prefetcher.done, prefetcher._dropped = Done(), Dropped()
     if moment == "before it arrives":
         prefetcher.drop(0)
@@ -239,7 +240,7 @@ def test_a_consumer_is_woken_though_the_last_body_under_way_was_dropped() -> Non
     )
     store = watched_store(Config(), slow=b"slow", fast=b"fast")
     store.watched.during = hold
-    prefetcher = _Prefetcher(portal())
+    prefetcher = Prefetcher(portal())
     prefetcher.wake = Wake()
     prefetcher.submit([(0, Want(store, "slow")), (1, Want(store, "fast"))])
     prefetcher.drop(0)
@@ -335,7 +336,7 @@ def test_wants_that_come_while_the_last_worker_ends_are_left(attempt: int) -> No
     begun = threading.Event()
     store = watched_store(Config(), first=b"first", late=b"late")
     store.watched.during = hold
-    prefetcher = _Prefetcher(portal())
+    prefetcher = Prefetcher(portal())
     prefetcher.submit([(0, Want(store, "first"))])
     begun.wait()
     prefetcher.close()
@@ -415,7 +416,7 @@ def test_the_room_goes_to_the_lowest_position_and_past_the_limit_to_the_one_that
             assert order == [0, 1, 4, 2, 3]
 
     order, full = list[int](), list[bool]()
-    room = _Room(portal(), lambda: full.append(True))
+    room = Room(portal(), lambda: full.append(True))
     portal().call(scenario)
     assert not room.full
 
@@ -429,7 +430,7 @@ def test_who_no_longer_waits_for_room_gets_none() -> None:
         room.give_back(0)
         await room.take(2, 100, limit=100)
 
-    room = _Room(portal(), lambda: None)
+    room = Room(portal(), lambda: None)
     portal().call(scenario)
 
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector._s3bucket_key_data import S3BucketKeyData, record_of
-from s3dlio.compat.s3torchconnector.columns import Columns, in_columns
+from s3dlio.compat.s3torchconnector.columns import Columns, Listing, in_columns
 from s3dlio.compat.s3torchconnector.objects import HeadObjectResult, ObjectInfo
-from s3dlio.model import ObjectMeta, RestoreStatus
+from s3dlio.model import ListPage, ObjectMeta, RestoreStatus
 
 _MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
 _METAS = st.builds(
@@ -67,11 +67,35 @@ def test_records_of_a_program_s_own_stay_as_they_are(records: list[Any]) -> None
     assert in_columns(iter(records)) == records
 
 
+@given(st.lists(st.lists(_METAS, max_size=3), max_size=4), st.sampled_from(["s3", "file"]))
+def test_a_listing_in_columns_looks_as_its_records(pages: list[list[ObjectMeta]], scheme: str) -> None:
+    def listing() -> Listing:
+        return Listing(scheme, "b", (ListPage(tuple(page)) for page in pages))
+
+    records = list(listing())
+    columns = pickle.loads(pickle.dumps(in_columns(listing())))
+    assert isinstance(columns, Columns)
+    assert list(columns) == columns[:] == records
+    assert list(map(_scheme, columns)) == list(map(_scheme, records)) == [scheme] * len(records)
+    assert [columns[number - len(records)] for number in range(len(records))] == records
+    for outside in (len(records), -len(records) - 1):
+        with pytest.raises(IndexError):
+            columns[outside]
+
+
+def test_of_a_listing_that_was_begun_the_rest_is_kept() -> None:
+    metas = tuple(replace(_META, key=key) for key in "abc")
+    listing = Listing("s3", "b", iter([ListPage(metas)]))
+    assert next(listing).key == "a"
+    assert [record.key for record in in_columns(listing)] == ["b", "c"]
+
+
 def test_a_key_takes_little_more_than_its_text() -> None:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     metas = [
         replace(_META, key=f"{n:040}", size=n, etag=f'"{n:032x}"', last_modified=moment + timedelta(seconds=n))
         for n in range(1000)
     ]
-    found = in_columns(S3BucketKeyData("bucket", meta.key, ObjectInfo.of(meta)) for meta in metas)
-    assert len(pickle.dumps(found)) < 1000 * (40 + 34 + 8 + 8 + 8)
+    records = (S3BucketKeyData("bucket", meta.key, ObjectInfo.of(meta)) for meta in metas)
+    for found in (records, Listing("s3", "bucket", iter([ListPage(metas)]))):
+        assert len(pickle.dumps(in_columns(found))) < 1000 * (40 + 34 + 8 + 8 + 8)

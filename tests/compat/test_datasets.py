@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset, IterableDataset, Subset, random_split
 
-from s3dlio.blocking.readahead import ReadAhead, Want
+from s3dlio.blocking.prefetch import Want
+from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader, source
 from s3dlio.compat.s3torchconnector import s3iterable_dataset as module
 from s3dlio.compat.s3torchconnector._s3bucket_key_data import S3BucketKeyData

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 
+from s3dlio.alignment import Checksum
 from s3dlio.errors import (
     AlreadyExistsError,
     IntegrityError,
@@ -121,6 +122,14 @@ class StoreConformance:
         view = memoryview(bytearray(len(data) - 10))
         await store.get_into(KEY, view, start=10, if_match=known.etag)
         assert view == data[10:]
+
+    async def test_a_checksum_that_is_told_is_that_of_all_bytes(self, store: ObjectStore) -> None:
+        await store.put(KEY, PART[: RANGE - 1])
+        whole = await store.fetch(KEY, BytesSink())
+        part = await store.fetch(KEY, BytesSink(), GetOptions(BoundedRange(5, 10)))
+        assert whole.verified == (whole.meta.checksum is not None)
+        for told in (whole.meta.checksum, part.meta.checksum, (await store.head(KEY)).checksum):
+            assert told is None or told.value == Checksum(told.algorithm, PART[: RANGE - 1]).value
 
     async def test_data_may_be_any_contiguous_memory(self, store: ObjectStore) -> None:
         await store.put(KEY, memoryview(bytearray(b"..in the middle.."))[2:-2].cast("B", (1, 13)))

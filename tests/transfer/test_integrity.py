@@ -11,9 +11,9 @@ import pytest
 from s3dlio.alignment import Checksum
 from s3dlio.config import Config
 from s3dlio.errors import IntegrityError, ObjectChangedError
-from s3dlio.model import GetOptions, GetResult, Sink, StoredChecksum
+from s3dlio.model import GetOptions, GetResult, ObjectMeta, Sink, StoredChecksum, resolve
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.stores.wrapper import WrapperStore
+from s3dlio.stores.wrapper import PrefixStore, WrapperStore
 from s3dlio.transfer import ParallelStore
 from s3dlio.urls import open_store
 
@@ -33,8 +33,7 @@ class _Checked(WrapperStore):
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         self.reads += 1
         number, views = self.reads, list[memoryview]()
-        checksum = Checksum(self.algorithm, await self.inner.get(key))
-        stored = StoredChecksum(self.algorithm, checksum.value)
+        stored = self._stored(await self.inner.get(key), options)
 
         def told(coming: GetResult) -> memoryview:
             views.append(sink(replace(coming, meta=replace(coming.meta, checksum=stored))))
@@ -44,6 +43,32 @@ class _Checked(WrapperStore):
         if number in self.flipped:
             views[0][3] ^= 1
         return replace(result, meta=replace(result.meta, checksum=stored))
+
+    def _stored(self, data: bytes, options: GetOptions) -> StoredChecksum | None:
+        return StoredChecksum(self.algorithm, Checksum(self.algorithm, data).value)
+
+
+class _OfParts(_Checked):
+    """One that tells of every range a checksum of its own, as if that were the object's."""
+
+    def _stored(self, data: bytes, options: GetOptions) -> StoredChecksum | None:
+        start, end = resolve(options.byte_range, len(data))
+        return super()._stored(data[start:end], options)
+
+
+class _LookedUp(_Checked):
+    """One that tells it to those alone who look it up; `lookups` counts them."""
+
+    lookups = 0
+    newer = False
+
+    def _stored(self, data: bytes, options: GetOptions) -> StoredChecksum | None:
+        return None
+
+    async def look_up_checksum(self, key: str) -> ObjectMeta | None:
+        self.lookups += 1
+        meta, stored = await self.head(key), super()._stored(await self.inner.get(key), GetOptions())
+        return replace(meta, checksum=stored, etag='"newer"' if self.newer else meta.etag)
 
 
 @asynccontextmanager
@@ -88,6 +113,41 @@ async def test_a_part_of_an_object_is_not_compared_with_the_checksum_of_the_whol
         await store.get_pieces(KEY, [(0, view[:10]), (50, view[10:])])
         assert bytes(view) == DATA[:10] + DATA[50:60]
         assert inner.reads == 6 + 8 + 2
+
+
+async def test_what_answers_do_not_agree_on_is_not_the_objects_checksum() -> None:
+    inner = _OfParts("CRC32", set())
+    await inner.put(KEY, DATA)
+    async with ParallelStore(inner, part_size=PART, parts_in_flight=4) as store:
+        assert await store.get(KEY) == DATA
+        await store.get_into(KEY, view := memoryview(bytearray(95)))
+        assert bytes(view) == DATA
+    assert inner.reads == 20
+
+
+@pytest.mark.parametrize("how", ["get", "known", "get_into"])
+async def test_a_checksum_that_ranges_do_not_tell_is_looked_up_once(how: str) -> None:
+    inner = _LookedUp("CRC64NVME", {4})
+    await inner.put(KEY, DATA)
+    async with ParallelStore(PrefixStore(inner, ""), part_size=PART, parts_in_flight=4) as store:
+        assert await _read(store, how) == DATA
+        assert (inner.reads, inner.lookups) == (20, 2)  # once in each attempt
+        inner.flipped = {inner.reads + 1, inner.reads + 11}
+        with pytest.raises(IntegrityError, match="twice"):
+            await _read(store, how)
+        inner.newer, inner.flipped = True, {inner.reads + 4}
+        assert await _read(store, how) != DATA  # the checksum of another version says nothing
+
+
+async def test_of_one_part_no_checksum_is_looked_up() -> None:
+    inner = _LookedUp("CRC64NVME", set())
+    await inner.put(KEY, DATA)
+    async with ParallelStore(inner, part_size=100, parts_in_flight=4) as store:
+        assert await store.get(KEY) == await store.get(KEY, known=await store.head(KEY)) == DATA
+    async with ParallelStore(inner, part_size=PART, parts_in_flight=4) as store:
+        await store.get_into(KEY, memoryview(bytearray(90)))
+        await store.get_pieces(KEY, [(0, memoryview(bytearray(10)))])
+    assert inner.lookups == 0
 
 
 # On the wire

@@ -6,17 +6,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s3dlio.errors import StoreError
-from s3dlio.transfer import (
+from s3dlio.parts import (
     MAX_OBJECT,
     MAX_PART,
     MAX_PARTS,
     MIN_PART,
     buffers_for,
-    first_error,
     growing_part_size,
     part_size_for,
     plan_ranges,
 )
+from s3dlio.transfer import first_error
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 300))

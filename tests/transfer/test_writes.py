@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from s3dlio import transfer
+from s3dlio import parts, transfer
 from s3dlio.alignment.buffers import AlignedBuffer
 from s3dlio.blocking.portal import BlockingPortal, portal
 from s3dlio.blocking.store import BlockingStore
@@ -62,7 +62,7 @@ async def test_a_put_is_one_request_up_to_a_part(
 @example(sizes=[1] * 30)
 @example(sizes=[5, 400])
 async def test_written_memory_may_be_reused_at_once(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> None:
-    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    monkeypatch.setattr(parts, "MIN_PART", PART)
     recorder, expected = Recorder(), b""
     store = ParallelStore(recorder, part_size=PART, parts_in_flight=3)
     async with store.open_writer(KEY) as writer:
@@ -82,7 +82,7 @@ async def test_written_memory_may_be_reused_at_once(monkeypatch: pytest.MonkeyPa
 async def test_a_long_object_gets_growing_parts(
     recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_GROW_EVERY", 2)
+    monkeypatch.setattr(parts, "_GROW_EVERY", 2)
     sent: list[int] = []
 
     async def upload_part(upload: Upload, number: int, data: bytes | memoryview) -> Part:
@@ -213,7 +213,7 @@ async def test_no_object_is_made_with_a_hole_where_a_write_was_cancelled(
     async def go_on() -> None:
         async with store.open_writer(KEY) as writer:
             with scope:
-                await writer.write(DATA[:40])
+                await writer.write(DATA[:80])
             if more:
                 await writer.write(more)
 
@@ -316,8 +316,8 @@ class _Counted(AlignedBuffer):
     made: list[weakref.ref[_Counted]]
     __slots__ = ("__weakref__",)
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
+    def __init__(self, size: int, *, shared: bool) -> None:
+        super().__init__(size, shared=shared)
         self.made.append(weakref.ref(self))
 
 
@@ -358,10 +358,30 @@ async def test_only_what_fills_no_part_is_copied(
     assert len(buffers) == made
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "lent"), [(bytes, 40, 3), (bytearray, 40, 0), (bytearray, 75, 0), (bytearray, 90, 8)]
+)
+async def test_bytes_cannot_change_and_other_memory_is_lent_only_where_it_is_much(
+    recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch, kind: Any, size: int, lent: int
+) -> None:
+    given, seen = kind(DATA[5 : 5 + size]), []
+
+    async def upload_part(upload: Upload, number: int, data: memoryview) -> Part:
+        seen.append(data.obj is given)
+        return await recorder.inner.upload_part(upload, number, data)
+
+    monkeypatch.setattr(recorder, "upload_part", upload_part)
+    async with store.open_writer(KEY) as writer:
+        await writer.write(bytearray(DATA[:5]))
+        await writer.write(given)
+    assert sum(seen) == lent
+    assert await recorder.content() == DATA[: 5 + size]
+
+
 async def test_buffers_that_are_too_small_for_the_parts_to_come_are_let_go(
     recorder: Recorder, store: ParallelStore, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_GROW_EVERY", 8)
+    monkeypatch.setattr(parts, "_GROW_EVERY", 8)
     sizes = [PART << (number // 8) for number in range(32)]
     async with store.open_writer(KEY) as writer:
         for size in sizes:
@@ -377,8 +397,8 @@ async def test_the_buffers_stay_within_the_memory_limit_as_parts_grow(
     recorder: Recorder, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """All that is written is copied, and parts of 10, 20 and 40 bytes are under way at their slowest."""
-    monkeypatch.setattr(transfer, "MIN_PART", PART)
-    monkeypatch.setattr(transfer, "_GROW_EVERY", 6)
+    monkeypatch.setattr(parts, "MIN_PART", PART)
+    monkeypatch.setattr(parts, "_GROW_EVERY", 6)
     most = 0
 
     async def linger(name: str, number: int) -> None:
@@ -403,7 +423,7 @@ async def test_a_long_object_on_a_real_server_is_written_from_a_single_buffer(
     s3_environment: SeaweedFS, bucket: str, buffers: list[weakref.ref[_Counted]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of 5, 10 and 20 MiB, of which the limit holds one, in pieces that fit none of them."""
-    monkeypatch.setattr(transfer, "_GROW_EVERY", 2)
+    monkeypatch.setattr(parts, "_GROW_EVERY", 2)
     piece = os.urandom((1 << 20) + 7)
     async with open_store(f"s3://{bucket}", part_size=5 << 20, memory_limit=20 << 20) as store:
         async with store.open_writer(KEY) as writer:
@@ -434,7 +454,7 @@ async def test_a_write_that_waits_for_a_buffer_is_told_that_a_part_has_failed(
             await trio.sleep_forever()
 
     told: list[bool] = []
-    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    monkeypatch.setattr(parts, "MIN_PART", PART)
     recorder.during = fail
     store = ParallelStore(recorder, part_size=PART, parts_in_flight=4, memory_limit=PART)
     async with trio.open_nursery() as nursery:
@@ -464,6 +484,12 @@ async def test_no_buffer_stays_with_a_writer_that_ended(
     assert _alive(buffers) == []
 
 
+def left(writer: transfer.PartWriter, data: memoryview) -> bytes | None:
+    """Of `data`, what the writer does not take without waiting."""
+    rest = writer.absorb(data)
+    return None if rest is None else bytes(rest)
+
+
 _STEPS = st.lists(st.tuples(st.sampled_from(["write", "absorb"]), st.integers(0, 45)), max_size=25)
 
 
@@ -472,8 +498,8 @@ _STEPS = st.lists(st.tuples(st.sampled_from(["write", "absorb"]), st.integers(0,
 async def test_any_writes_are_the_object_in_parts_of_the_planned_sizes(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int]], grow_every: int, in_flight: int
 ) -> None:
-    monkeypatch.setattr(transfer, "MIN_PART", PART)
-    monkeypatch.setattr(transfer, "_GROW_EVERY", grow_every)
+    monkeypatch.setattr(parts, "MIN_PART", PART)
+    monkeypatch.setattr(parts, "_GROW_EVERY", grow_every)
     recorder, expected = Recorder(), b""
     sent: dict[int, int] = {}
 
@@ -489,31 +515,33 @@ async def test_any_writes_are_the_object_in_parts_of_the_planned_sizes(
         for number, (verb, size) in enumerate(steps):
             chunk = bytearray([number + 1] * size)
             expected += chunk
-            if verb == "write" or not writer.absorb(memoryview(chunk)):
-                await writer.write(memoryview(chunk))
+            rest = memoryview(chunk) if verb == "write" else writer.absorb(memoryview(chunk))
+            if rest is not None:
+                await writer.write(rest)
             chunk[:] = bytes(size)
             assert writer.size == len(expected)
     assert await recorder.content() == expected
-    planned = [transfer.growing_part_size(number, PART) for number in range(1, len(sent) + 1)]
+    planned = [parts.growing_part_size(number, PART) for number in range(1, len(sent) + 1)]
     assert [sent[number] for number in sorted(sent)][:-1] == planned[:-1]
     assert all(sent[number] <= size for number, size in enumerate(planned, 1) if number in sent)
     assert sum(sent.values()) == (len(expected) if sent else 0)
     assert store._limiter.borrowed_tokens == recorder.pending == 0
 
 
-async def test_what_fits_is_absorbed_and_what_fills_a_part_is_not(recorder: Recorder, store: ParallelStore) -> None:
+async def test_what_fits_is_absorbed_until_a_part_is_full(recorder: Recorder, store: ParallelStore) -> None:
     async with store.open_writer(KEY) as writer:
-        assert writer.absorb(memoryview(DATA[:9]))
-        assert writer.absorb(memoryview(b""))
-        assert not writer.absorb(memoryview(DATA[9:10]))
-        assert writer.size == 9
-        await writer.write(DATA[9:10])
-        assert writer.absorb(memoryview(DATA[10:19]))
-        assert not writer.absorb(memoryview(DATA[19:95]))
-        await writer.write(DATA[19:95])
+        assert left(writer, memoryview(DATA[:9])) is None
+        assert left(writer, memoryview(b"")) is None
+        assert left(writer, memoryview(DATA[9:10])) == b""
+        assert left(writer, memoryview(DATA[10:19])) == DATA[10:19]
+        assert (writer.size, recorder.calls) == (10, [])
+        assert await writer.make_way(memoryview(DATA[10:19])) == DATA[10:19]
+        assert left(writer, memoryview(DATA[10:19])) is None
+        assert left(writer, memoryview(DATA[19:95])) == DATA[20:95]
+        await writer.write(DATA[20:95])
     assert await recorder.content() == DATA
-    assert not writer.absorb(memoryview(b""))
-    assert not writer.absorb(memoryview(b"more"))
+    assert left(writer, memoryview(b"")) == b""
+    assert left(writer, memoryview(b"more")) == b"more"
 
 
 async def test_nothing_is_absorbed_after_a_failure(recorder: Recorder, store: ParallelStore) -> None:
@@ -526,7 +554,7 @@ async def test_nothing_is_absorbed_after_a_failure(recorder: Recorder, store: Pa
             with pytest.raises(ServerError):
                 await writer.write(DATA)
             for data in (b"", b"more"):
-                assert not writer.absorb(memoryview(data))
+                assert left(writer, memoryview(data)) == data
             with pytest.raises(ServerError):
                 await writer.write(b"more")
 
@@ -541,7 +569,7 @@ async def test_nothing_is_absorbed_after_a_failure(recorder: Recorder, store: Pa
 async def test_no_object_is_made_with_a_hole_where_a_copy_was_interrupted(
     recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch, interrupted_in: str
 ) -> None:
-    def interrupt(*_: object) -> NoReturn:
+    def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 
     async def go_on() -> None:
@@ -567,9 +595,9 @@ async def test_absorbed_bytes_count_against_the_largest_object(
 
     async def write_too_much() -> None:
         async with store.open_writer(KEY) as writer:
-            assert writer.absorb(memoryview(DATA[:8]))
-            assert writer.absorb(memoryview(b""))
-            assert not writer.absorb(memoryview(DATA[:1]))
+            assert left(writer, memoryview(DATA[:8])) is None
+            assert left(writer, memoryview(b"")) is None
+            assert left(writer, memoryview(DATA[:1])) == DATA[:1]
             assert writer.size == 8
             await writer.write(DATA[:1])
 
@@ -622,7 +650,7 @@ async def test_a_write_that_waits_for_its_turn_while_another_part_fails_is_told_
 
 def _blocking(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> BlockingStore:
     """The recorder behind the portal, in parts of ten bytes."""
-    monkeypatch.setattr(transfer, "MIN_PART", PART)
+    monkeypatch.setattr(parts, "MIN_PART", PART)
     kept = ParallelStore(recorder, part_size=PART, parts_in_flight=3)
     monkeypatch.setattr(BlockingStore, "opened", lambda self, portal: kept)
     return BlockingStore(Uri("memory", "writes", ""), Config())
@@ -705,10 +733,11 @@ def test_a_writer_that_is_dropped_unclosed_publishes_nothing_and_is_given_up(
 
 def test_a_part_that_fails_is_the_error_of_the_next_write_and_of_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    failed = threading.Event()
+    written, failed = threading.Event(), threading.Event()
 
     async def fail(name: str, number: int) -> None:
         if name == "part":
+            await trio.to_thread.run_sync(written.wait)
             raise ServerError("failed", None)
         if name == "abort":
             failed.set()
@@ -717,6 +746,7 @@ def test_a_part_that_fails_is_the_error_of_the_next_write_and_of_the_close(monke
     writer = _blocking(monkeypatch, recorder).open_writer(KEY)
     for piece in cut(DATA[:12], 3):
         writer.write(piece)
+    written.set()
     assert failed.wait(60)
     with pytest.raises(ServerError, match="failed"):
         writer.write(b"more")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ._s3bucket_key_data import S3BucketKeyData, record_of
 from ._s3client import S3Client
 from ._s3client._s3client import ReaderConstructor, reader_of
-from .objects import ObjectInfo
+from .columns import Listing
 from .s3reader import S3Reader
 from .source import StoredObject
 from .uri import parse_s3_uri as parse_s3_uri
@@ -24,11 +24,10 @@ def identity(obj: S3Reader) -> S3Reader:
     return obj
 
 
-def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Iterator[S3BucketKeyData]:
+def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Listing:
     """The objects whose keys begin with the key of `s3_uri`, listed page by page."""
     uri = split_uri(s3_uri)
-    found = (meta for page in client.pages(uri) for meta in page.objects)
-    return (record_of(uri.scheme, uri.bucket, meta.key, ObjectInfo.of(meta)) for meta in found)
+    return Listing(uri.scheme, uri.bucket, client.pages(uri))
 
 
 def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:

@@ -1,24 +1,27 @@
 """What a map dataset keeps of a listing: columns, not objects.
 
 A bucket has many keys, and a dataset goes to every worker as a pickle. There a column of numbers is one buffer, one
-that says the same of all objects is one value, and records are made when they are looked at.
+that says the same of all objects is one value, and records are made when they are looked at. So are they on the way
+here: a page of a listing is columns already, and becomes a part of the whole.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from inspect import GEN_CREATED, getgeneratorstate
+from itertools import accumulate
 from typing import Any, Protocol, overload
 
-from ...model import ObjectMeta
+from ...model import FIELDS, ListPage, ObjectColumns, ObjectMeta
 from ._s3bucket_key_data import S3BucketKeyData, SchemeKeyData, record_of
 from .objects import ObjectInfo
 
 _START = datetime.fromtimestamp(0, UTC)
 _TICK = timedelta(microseconds=1)
-_DEFAULTS = {field.name: field.default for field in fields(ObjectMeta) if field.name != "key"}
 
 
 class _Column(Protocol):
@@ -54,25 +57,48 @@ def _column(values: Sequence[Any]) -> _Column:
     return list(values)
 
 
-def _told(metas: Sequence[ObjectMeta]) -> dict[str, _Column]:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some records, one after the other; at least one. Without `told` nothing is known of the objects."""
+
+    keys: Sequence[str]
+    buckets: _Column
+    schemes: _Column
+    told: Mapping[str, _Column] | None
+
+    def record(self, i: int) -> S3BucketKeyData:
+        key, info = self.keys[i], None
+        if self.told is not None:
+            info = ObjectInfo.of(ObjectMeta(key, **{name: column[i] for name, column in self.told.items()}))
+        return record_of(self.schemes[i], self.buckets[i], key, info)
+
+
+def _told(objects: Sequence[ObjectMeta]) -> dict[str, _Column]:
     """What a listing tells of the objects beside their keys."""
-    columns = ((name, [getattr(meta, name) for meta in metas]) for name in _DEFAULTS)
-    return {name: _column(values) for name, values in columns if any(value != _DEFAULTS[name] for value in values)}
+    columns = ((name, [*column]) for name, column in ObjectColumns.of(objects).columns.items() if name != "key")
+    return {name: _column(values) for name, values in columns if any(value != FIELDS[name] for value in values)}
+
+
+def _part_of(records: Sequence[S3BucketKeyData]) -> _Part:
+    infos = [record.object_info for record in records]
+    metas = [info.meta for info in infos if isinstance(info, ObjectInfo)]
+    return _Part(
+        [record.key for record in records],
+        _column([record.bucket for record in records]),
+        _column([getattr(record, "scheme", "s3") for record in records]),
+        _told(metas) if metas else None,
+    )
 
 
 class Columns(Sequence[S3BucketKeyData]):
-    """The records of a listing, or of URIs; each looks as it did. At least one, all of our own classes."""
+    """The records of a listing, or of URIs; each looks as it did."""
 
-    def __init__(self, records: Sequence[S3BucketKeyData]) -> None:
-        self._keys = [record.key for record in records]
-        self._buckets = _column([record.bucket for record in records])
-        self._schemes = _column([getattr(record, "scheme", "s3") for record in records])
-        infos = [record.object_info for record in records]
-        metas = [info.meta for info in infos if isinstance(info, ObjectInfo)]
-        self._metas = _told(metas) if metas else None
+    def __init__(self, parts: Iterable[_Part]) -> None:
+        self._parts = list(parts)
+        self._ends = [*accumulate(len(part.keys) for part in self._parts)]
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self._ends[-1] if self._ends else 0
 
     @overload
     def __getitem__(self, i: int) -> S3BucketKeyData: ...
@@ -81,16 +107,47 @@ class Columns(Sequence[S3BucketKeyData]):
     def __getitem__(self, i: int | slice) -> S3BucketKeyData | Sequence[S3BucketKeyData]:
         if isinstance(i, slice):
             return [self[number] for number in range(*i.indices(len(self)))]
-        key, i = self._keys[i], i % len(self)
-        info = None
-        if self._metas is not None:
-            info = ObjectInfo.of(ObjectMeta(key, **{name: column[i] for name, column in self._metas.items()}))
-        return record_of(self._schemes[i], self._buckets[i], key, info)
+        if not -len(self) <= i < len(self):
+            raise IndexError("list index out of range")
+        i %= len(self)
+        number = bisect_right(self._ends, i)
+        return self._parts[number].record(i - self._ends[number])  # from the part's end
+
+
+class Listing(Iterator[S3BucketKeyData]):
+    """The records of what a store lists in `bucket`, in the order of its `pages`, each asked for when it is needed."""
+
+    def __init__(self, scheme: str, bucket: str, pages: Iterator[ListPage]) -> None:
+        self._scheme = scheme
+        self._bucket = bucket
+        self._pages = pages
+        self._records = (
+            record_of(scheme, bucket, meta.key, ObjectInfo.of(meta)) for page in pages for meta in page.objects
+        )
+
+    def __iter__(self) -> Iterator[S3BucketKeyData]:  # noqa: PYI034 - the generator itself is quicker
+        return self._records
+
+    def __next__(self) -> S3BucketKeyData:
+        return next(self._records)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no record was taken yet."""
+        return getgeneratorstate(self._records) == GEN_CREATED
+
+    def in_columns(self) -> Columns:
+        """All records, none of which was taken yet; none is made."""
+        bucket, scheme = _Same(self._bucket), _Same(self._scheme)
+        pages = (ObjectColumns.of(page.objects) for page in self._pages if page.objects)
+        return Columns(_Part(page.columns["key"], bucket, scheme, _told(page)) for page in pages)
 
 
 def in_columns(records: Iterable[S3BucketKeyData]) -> Sequence[S3BucketKeyData]:
     """`records` as columns, where they are of our own making; those of a program's own stay as they are."""
+    if isinstance(records, Listing) and records.is_untouched:
+        return records.in_columns()
     found = list(records)
     known = {S3BucketKeyData, SchemeKeyData}.issuperset(map(type, found))
     kinds = {type(record.object_info) for record in found} if known else set()
-    return Columns(found) if kinds in ({ObjectInfo}, {type(None)}) else found
+    return Columns([_part_of(found)]) if kinds in ({ObjectInfo}, {type(None)}) else found

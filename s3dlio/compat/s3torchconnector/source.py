@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from ...alignment.buffers import fresh_bytes
 from ...blocking.portal import Job
-from ...blocking.readahead import ReadAhead, Want
+from ...blocking.prefetch import Want
+from ...blocking.readahead import ReadAhead
 from ...blocking.store import BlockingStore
 from ...model import GetResult, ObjectMeta
 from .errors import OBJECT_ABSENT, translated
@@ -34,6 +35,8 @@ class ReadGroup(Protocol):
 
     small: bool
     """Whether an object of unknown size is expected to fit in one part, as those read before it did."""
+    begun: bool
+    """Whether bodies may be on their way that nobody has asked for yet."""
 
     def join(self, member: StoredObject) -> None:
         """Take `member` in, where that is still possible."""
@@ -76,6 +79,12 @@ class StoredObject:
     @property
     def part_size(self) -> int:
         return self.store.config.part_size
+
+    @property
+    def read_ahead(self) -> bool:
+        """Whether it comes by its group, unless that is not begun, and the object can keep the store busy alone."""
+        config, group = self.store.config, self._group
+        return group is not None and (group.begun or self.want.cost < config.parts_in_flight * config.part_size)
 
     def info(self) -> HasSize:
         """What a listing told, or else a HEAD, which is sent once."""
@@ -143,7 +152,7 @@ class Batch:
     """Objects whose bodies are fetched together, as soon as the body of one of them is asked for."""
 
     def __init__(self) -> None:
-        self.small = False
+        self.small, self.begun = False, True
         self._wants: list[Want] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,7 +191,7 @@ class Iteration:
     """One iteration over the objects of a dataset, in order. Once bodies are read, those to come are read ahead."""
 
     def __init__(self, objects: Iterable[StoredObject]) -> None:
-        self.small = False
+        self.small = self.begun = False
         wanted, self._objects = tee(objects)
         self._ahead = ReadAhead(each.want for each in wanted)
 
@@ -199,6 +208,7 @@ class Iteration:
         """Do nothing: a copy of a member stands alone."""
 
     def body(self, position: int, want: Want) -> bytes:
+        self.begun = True
         return self._ahead.body(position, want)
 
 
@@ -208,6 +218,7 @@ class StreamedObject:
     part_size = sys.maxsize
     root = ""
     known = None
+    read_ahead = False
 
     def __init__(self, key: str, get_object_info: GetObjectInfo, get_stream: GetStream) -> None:
         self.key = key

@@ -39,6 +39,11 @@ ACCOUNT_IN_URI = "the first part of the URI is taken for the account where AZURE
 _EMULATOR_ACCOUNT = "devstoreaccount1"
 
 
+def is_azure(server: Endpoint) -> bool:
+    """Whether the host is one of Azure Storage's."""
+    return server.host.endswith(tuple(f".{cloud}" for cloud in _CLOUDS))
+
+
 class Address(NamedTuple):
     """What a URI's first part names; `None` is left to the environment."""
 

@@ -20,7 +20,7 @@ import trio
 
 from ...alignment.checksum import crc64nvme
 from ...auth.azure import AzureAccount, azure_account, azure_signer, sas_expiry
-from ...config import Config
+from ...config import Config, MiB
 from ...errors import (
     BucketNotFoundError,
     ConnectionFailedError,
@@ -39,13 +39,16 @@ from ...errors import (
 from ...model import (
     BoundedRange,
     GetOptions,
+    GetRange,
     GetResult,
     ListOptions,
     ListPage,
+    ObjectColumns,
     Part,
     PutOptions,
     PutResult,
     Sink,
+    StoredChecksum,
     SuffixRange,
     Upload,
     resolve,
@@ -55,16 +58,22 @@ from ...transport.download import Download
 from ...transport.http1 import quote_path
 from ...transport.service import Fault, Request
 from ..http import HeaderNames, HttpStore, naming, open_service
+from ..integrity import read_checksum
 from ..xml import parse_error, text_of
-from .route import ACCOUNT_IN_URI, check_name, parse_address, route
+from .route import ACCOUNT_IN_URI, check_name, is_azure, parse_address, route
 from .xml import block_list, parse_list_page
 
 API_VERSION = "2021-12-02"
 """The `x-ms-version` of all requests. All that is used here is older, so that emulators and appliances know it too."""
 
+_CRC64 = "x-ms-content-crc64"
+_ASK_FOR_CRC64 = {"x-ms-range-get-content-crc64": "true"}
+"""Of Azure alone: Azurite refuses it."""
+
+_MOST_CHECKED = 4 * MiB
 _NAMES = HeaderNames("x-ms-meta-", "x-ms-version-id", "x-ms-access-tier", "x-ms-blob-content-type")
 _DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
-    "x-ms-content-crc64": lambda data: base64.b64encode(crc64nvme(data).to_bytes(8, "little")).decode(),
+    _CRC64: lambda data: base64.b64encode(crc64nvme(data).to_bytes(8, "little")).decode(),
     "content-md5": lambda data: base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
 }
 _CREATED = (201,)
@@ -113,6 +122,15 @@ class AzureStore(HttpStore):
             options = replace(options, byte_range=known, if_match=meta.etag)
         return await super().fetch(key, sink, options)
 
+    def _get_request(self, key: str, options: GetOptions = GetOptions()) -> Request:
+        request = super()._get_request(key, options)
+        if is_azure(self._route.endpoint) and may_tell_crc64(options.byte_range):
+            return request._replace(headers={**request.headers, **_ASK_FOR_CRC64})
+        return request
+
+    def _range_checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        return read_checksum("CRC64NVME", headers.get(_CRC64, ""), "little")
+
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         headers = {"x-ms-blob-type": "BlockBlob", **_NAMES.of_write(options)}
         request = self._request("PutBlob", "PUT", key, headers=headers, body=(data,), success=_CREATED)
@@ -133,9 +151,9 @@ class AzureStore(HttpStore):
 
     async def _pass_over(self, page: ListPage, start_after: str) -> ListPage:
         """The page without what comes up to `start_after`, which the service cannot be told: it may become empty."""
-        objects = tuple(meta for meta in page.objects if meta.key > start_after)
+        objects = ObjectColumns.of(page.objects).where(lambda key: key > start_after)
         prefixes = [name for name in page.prefixes if await self._goes_on(name, start_after)]
-        return ListPage(objects, tuple(prefixes), page.token)
+        return replace(page, objects=objects, prefixes=tuple(prefixes))
 
     async def _goes_on(self, prefix: str, start_after: str) -> bool:
         """Whether any key with `prefix` comes after `start_after`."""
@@ -263,6 +281,11 @@ class AzureStore(HttpStore):
             context = ErrorContext(operation="CopyBlob", bucket=bucket)
             raise UnsupportedError(f"copies are made inside account {self._route.account!r} only", context)
         return place.container
+
+
+def may_tell_crc64(byte_range: GetRange | None) -> bool:
+    """Whether the service computes a checksum of such a range; another one that asks for it is refused."""
+    return isinstance(byte_range, BoundedRange) and byte_range.end - byte_range.start <= _MOST_CHECKED
 
 
 def block_id(upload: str, number: int) -> str:

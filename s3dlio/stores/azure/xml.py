@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 from ...errors import ProtocolError
-from ...model import ListPage, ObjectMeta
+from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta
 from ...transport.http1 import http_date, parse_size, quote_etag
-from ..xml import MOST_LISTED, parse, text_of
+from ..xml import MOST_LISTED, PLAIN, WORD, parse, read_plain, text_of
+
+_LISTING = "EnumerationResults"
+_TEXT = f"(?! )({PLAIN}++)(?<! )"
+_ENTRY = re.compile(
+    rf"<Blob><Name>({PLAIN}++)</Name><Properties>(?:<(?:"
+    r"Content-Length>(?(2)(?!))([0-9]{1,18}+)</Content-Length>"
+    rf"|Etag>(?(3)(?!))({WORD}++)</Etag>"
+    rf"|Last-Modified>(?(4)(?!)){_TEXT}</Last-Modified>"
+    rf"|AccessTier>(?(5)(?!))({WORD}++)</AccessTier>"
+    rf"|Content-Type>(?(6)(?!)){_TEXT}</Content-Type>"
+    r"|ResourceType>(?(7)(?!))(file|directory)</ResourceType>"
+    r"|(?!(?:Content-Length|Etag|Last-Modified|AccessTier|Content-Type|ResourceType)[ />])([A-Za-z][A-Za-z0-9-]*+)"
+    rf"(?: ?/>|>{PLAIN}*+</\8>)"
+    r"))++(?(2)|(?!))</Properties>(?:<OrMetadata ?/>)?+</Blob>(?=<Blob>|\Z)"
+)
+"""A plain entry, its properties in any order: those that count at most once, the size in any case."""
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -17,11 +34,33 @@ def parse_list_page(body: bytes) -> ListPage:
 
     A directory of an account with a hierarchical namespace is listed as if it were a blob, which it is not.
     """
-    root = parse(body, "EnumerationResults", MOST_LISTED)
-    blobs = root.iterfind("Blobs/Blob")
-    objects = tuple(_object(item) for item in blobs if item.findtext("Properties/ResourceType") != "directory")
+    plain = read_plain(body, _LISTING, "Blobs/Blob", _ENTRY)
+    root = plain.root if plain else parse(body, _LISTING, MOST_LISTED)
+    objects = _columns(plain.rows) if plain else _objects(root)
     prefixes = tuple(_name(item) for item in root.iterfind("Blobs/BlobPrefix"))
     return ListPage(objects, prefixes, text_of(root, "NextMarker"))
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> Sequence[ObjectMeta]:
+    files = [row for row in rows if row[6] != "directory"]
+    if not files:
+        return ()
+    names, sizes, etags, times, tiers, kinds, *_ = zip(*files, strict=True)
+    return ObjectColumns(
+        {
+            "key": names,
+            "size": [*map(int, sizes)],
+            "etag": [quote_etag(etag) if etag else None for etag in etags],
+            "last_modified": Decoded(times, http_date),
+            "storage_class": [tier or None for tier in tiers],
+            "content_type": [kind or None for kind in kinds],
+        }
+    )
+
+
+def _objects(root: Element) -> Sequence[ObjectMeta]:
+    blobs = root.iterfind("Blobs/Blob")
+    return tuple(_object(item) for item in blobs if item.findtext("Properties/ResourceType") != "directory")
 
 
 def _object(item: Element) -> ObjectMeta:

@@ -11,7 +11,6 @@ and a request for a range of one version cannot be made with it.)
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -31,12 +30,24 @@ from ...errors import (
     ProtocolError,
     RequestError,
 )
-from ...model import ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, StoredChecksum
+from ...model import (
+    NO_METADATA,
+    Decoded,
+    ListOptions,
+    ListPage,
+    ObjectColumns,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    StoredChecksum,
+)
 from ...transport.download import Pin
 from ...transport.endpoint import Endpoint, parse_endpoint
 from ...transport.http1 import SecretText, parse_size
 from ...transport.service import Fault
 from ..http import HeaderNames, Query
+from ..integrity import read_checksum
 
 UPLOADS = ".s3dlio-uploads/"
 """Keys under this are parts of uploads in progress. Listings of anything else do not show them."""
@@ -142,19 +153,10 @@ def spell_crc32c(value: int) -> str:
     return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
-def read_crc32c(text: str) -> int | None:
-    """A CRC32C as GCS writes it; `None` for anything else."""
-    try:
-        digest = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        return None
-    return int.from_bytes(digest, "big") if len(digest) == 4 else None
-
-
-def hash_header(headers: Mapping[str, str]) -> int | None:
+def hash_header(headers: Mapping[str, str]) -> StoredChecksum | None:
     """The CRC32C of the whole stored object, from an answer's `x-goog-hash`."""
     given = (item.strip().partition("=") for item in headers.get("x-goog-hash", "").split(","))
-    return next((read_crc32c(value) for name, _, value in given if name == "crc32c"), None)
+    return next((read_checksum("CRC32C", value) for name, _, value in given if name == "crc32c"), None)
 
 
 # Answers
@@ -204,20 +206,27 @@ def names_bucket(message: str) -> bool:
 
 def object_meta(resource: Mapping[str, Any]) -> ObjectMeta:
     """An object's metadata from its resource. Errors: `ProtocolError`."""
-    key, generation = _text(resource.get("name")), _text(resource.get("generation"))
-    size = parse_size(str(resource.get("size", "")))
-    if key is None or size is None:
+    return _columns([resource])[0]
+
+
+def _columns(resources: Sequence[Mapping[str, Any]]) -> ObjectColumns:
+    keys = [_text(item.get("name")) for item in resources]
+    sizes = [parse_size(str(item.get("size", ""))) for item in resources]
+    if None in keys or None in sizes:
         raise ProtocolError("an object is answered without a name, or a size that makes sense")
-    metadata = resource.get("metadata")
-    return ObjectMeta(
-        key=key,
-        size=size,
-        etag=generation,
-        last_modified=_time(resource.get("updated")),
-        version=generation,
-        storage_class=_text(resource.get("storageClass")),
-        content_type=_text(resource.get("contentType")),
-        metadata=metadata if isinstance(metadata, dict) else {},
+    generations = [_text(item.get("generation")) for item in resources]
+    metadata = [item.get("metadata") for item in resources]
+    return ObjectColumns(
+        {
+            "key": keys,
+            "size": sizes,
+            "etag": generations,
+            "last_modified": Decoded([item.get("updated") for item in resources], _time),
+            "version": generations,
+            "storage_class": [_text(item.get("storageClass")) for item in resources],
+            "content_type": [_text(item.get("contentType")) for item in resources],
+            "metadata": [own if isinstance(own, dict) else NO_METADATA for own in metadata],
+        }
     )
 
 
@@ -237,8 +246,8 @@ def media_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
     stored = headers.get("x-goog-stored-content-length", str(size))
     if stored != str(size):
         raise ProtocolError(f"the stored object has {stored} bytes, what the server sends of it has {size}")
-    meta, crc32c = _NAMES.describe(key, headers, size), hash_header(headers)
-    return replace(meta, etag=meta.version, checksum=None if crc32c is None else StoredChecksum("CRC32C", crc32c))
+    meta = _NAMES.describe(key, headers, size)
+    return replace(meta, etag=meta.version, checksum=hash_header(headers))
 
 
 def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
@@ -250,7 +259,7 @@ def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
     result = _version_of(made, key)
     if parse_size(str(made.get("size", ""))) != size:
         raise ProtocolError(f"wrote {size} bytes, the new object is answered with a size that differs, or none")
-    if read_crc32c(str(made.get("crc32c", ""))) not in (crc32c, None):
+    if read_checksum("CRC32C", str(made.get("crc32c", ""))) not in (StoredChecksum("CRC32C", crc32c), None):
         raise IntegrityError("the object that was made does not have the CRC32C of what was sent")
     return result
 
@@ -284,9 +293,9 @@ def read_page(body: bytes, prefix: str, start_after: str) -> ListPage:
     items, prefixes, token = answer.get("items", []), answer.get("prefixes", []), answer.get("nextPageToken")
     if not isinstance(items, list) or not isinstance(prefixes, list):
         raise ProtocolError("the answer is not a listing")
-    objects = [object_meta(item) for item in items if isinstance(item, dict)]
+    objects = _columns([item for item in items if isinstance(item, dict)])
     return ListPage(
-        tuple(meta for meta in objects if meta.key != start_after and _is_shown(meta.key, prefix)),
+        objects.where(lambda key: key != start_after and _is_shown(key, prefix)),
         tuple(name for name in prefixes if isinstance(name, str) and _is_shown(name, prefix)),
         _text(token),
     )

@@ -19,7 +19,6 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +31,6 @@ from ...config import Config, MiB
 from ...errors import (
     BucketNotFoundError,
     ConfigError,
-    IntegrityError,
     NotFoundError,
     NotModifiedError,
     ProtocolError,
@@ -40,13 +38,25 @@ from ...errors import (
     UploadNotFoundError,
     shown,
 )
-from ...model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
+from ...model import (
+    GetOptions,
+    GetResult,
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    Sink,
+    StoredChecksum,
+    Upload,
+)
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.endpoint import Endpoint
 from ...transport.service import Request
 from ..http import HttpStore, Query, creating, each, open_service, read_removed
-from ..store import ObjectStore, check_key
+from ..store import check_key
 from . import messages
 from .resumable import ResumableUploads
 
@@ -93,30 +103,15 @@ class GCSStore(HttpStore):
 
     # Reading
 
-    get = ObjectStore.get  # as what is fetched has to be checked
-
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
-        unless = messages.generation_of(options.if_none_match) if options.if_none_match else None
-        landing = _RememberedView(sink, unless)
+        known = messages.generation_of(options.if_none_match or "")
+        return await super().fetch(key, _changed_since(known, sink) if known else sink, options)
+
+    def _get_request(self, key: str, options: GetOptions = GetOptions()) -> Request:
+        unless = messages.generation_of(options.if_none_match or "")
         query = [("alt", "media")] + ([("ifGenerationNotMatch", unless)] if unless else [])
         headers = {"accept-encoding": "gzip"}  # or a stored gzip would be inflated by the server
-        request = self._request("objects.get", "GET", key, query=query, headers=headers)
-        result = await self._download(request, landing, options)
-        if not await self._is_sound(result, landing.view):
-            again = GetOptions(if_match=result.meta.etag)
-            result = await self._download(request, lambda _: landing.view, again)
-            if not await self._is_sound(result, landing.view):
-                context = self._context("objects.get", key)
-                raise IntegrityError("the bytes received, twice, do not have the object's CRC32C", context)
-        whole = (result.start, result.end) == (0, result.meta.size)
-        return replace(result, verified=whole and result.meta.checksum is not None)
-
-    async def _is_sound(self, result: GetResult, view: memoryview) -> bool:
-        """Whether a whole object has its checksum."""
-        stored = result.meta.checksum
-        if stored is None or (result.start, result.end) != (0, result.meta.size):
-            return True
-        return await self._digest(crc32c, view) == stored.value
+        return self._request("objects.get", "GET", key, query=query, headers=headers)
 
     async def head(self, key: str) -> ObjectMeta:
         answer = await self._send(self._request("objects.get", "GET", key))
@@ -130,6 +125,9 @@ class GCSStore(HttpStore):
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         return messages.media_meta(key, headers, size)
+
+    def _checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        return messages.hash_header(headers)
 
     # Writing
 
@@ -309,19 +307,15 @@ def _missing_bucket(request: Request) -> Iterator[None]:
         raise BucketNotFoundError(f"no such bucket: {error.message}", error.context) from None
 
 
-class _RememberedView:
-    """A sink that remembers where the body goes, and wants none of the generation that is known already."""
+def _changed_since(known: str, sink: Sink) -> Sink:
+    """A sink that wants none of the generation that is known already."""
 
-    def __init__(self, sink: Sink, known: str | None) -> None:
-        self.view = memoryview(b"")
-        self._sink = sink
-        self._known = known
-
-    def __call__(self, coming: GetResult) -> memoryview:
-        if self._known is not None and coming.meta.etag == self._known:
+    def changed(coming: GetResult) -> memoryview:
+        if coming.meta.etag == known:
             raise NotModifiedError("the object is still of this generation")
-        self.view = self._sink(coming)
-        return self.view
+        return sink(coming)
+
+    return changed
 
 
 def _check_secrecy(endpoint: Endpoint) -> None:

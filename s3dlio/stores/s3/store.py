@@ -30,17 +30,28 @@ from ...errors import (
     UploadNotFoundError,
     WrongRegionError,
 )
-from ...model import ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, RestoreStatus, Upload
+from ...model import (
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    Part,
+    PutOptions,
+    PutResult,
+    RestoreStatus,
+    StoredChecksum,
+    Upload,
+)
 from ...transport.connection import Answer
 from ...transport.download import Download
-from ...transport.http1 import http_date, quote_path
+from ...transport.http1 import http_date, parse_size, quote_path
 from ...transport.service import Fault, Request, Service, seconds
 from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
+from . import checksums
 from .route import DEFAULT_REGION, Route, Variant, check_bucket, regional_endpoint, route
-from .uploads import is_made_of
+from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
 from .xml import can_hold, complete_body, delete_body, delete_failures, parse_list_page, parse_upload_id, parse_written
 
 _DELETE_BATCH = 1000
@@ -75,6 +86,7 @@ class S3Store(HttpStore):
     _names = _NAMES
     _get = "GetObject"
     _head = "HeadObject"
+    _get_headers = checksums.ASK
     _digests = _DIGESTS
 
     def __init__(self, bucket: str, config: Config, credentials: CredentialsProvider | None = None) -> None:
@@ -90,8 +102,21 @@ class S3Store(HttpStore):
     def uri(self) -> str:
         return f"s3://{self.bucket}"
 
+    async def look_up_checksum(self, key: str) -> ObjectMeta | None:
+        """Of AWS alone: elsewhere it would be a request for what few servers have."""
+        try:
+            await self._reach()
+            if self._route is None or not self._route.aws:
+                return None
+            answer = await self._send(self._request(self._head, "HEAD", key, headers=checksums.ASK))
+        except StoreError:
+            return None
+        size = parse_size(answer.headers.get("content-length", ""))
+        return None if size is None else self._describe(key, answer.headers, size)
+
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
-        request = self._request("PutObject", "PUT", key, headers=_NAMES.of_write(options), body=(data,))
+        headers = _NAMES.of_write(options) | compared_by(await self._sum(data))
+        request = self._request("PutObject", "PUT", key, headers=headers, body=(data,))
         return await self._write(request, options, _NAMES.written)
 
     async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
@@ -105,8 +130,7 @@ class S3Store(HttpStore):
             "continuation-token": options.token or "",
         }
         query = [(name, value) for name, value in asked.items() if value]
-        await self._reach()
-        headers = _ASK_FOR_RESTORED if self._route is not None and self._route.aws else {}
+        headers = _ASK_FOR_RESTORED if await self._at_amazon() else {}
         request = self._request("ListObjectsV2", "GET", query=query, headers=headers)
         return await self._page(request, parse_list_page, options.token)
 
@@ -154,6 +178,7 @@ class S3Store(HttpStore):
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         headers = _NAMES.of_write(replace(options, if_match=None, if_none_match=False))
+        headers |= BEGIN if await self._at_amazon() else {}
         request = self._request("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
 
         async def begin() -> Upload:
@@ -165,10 +190,23 @@ class S3Store(HttpStore):
 
     async def upload_part(self, upload: Upload, number: int, data: bytes | memoryview) -> Part:
         query = [("partNumber", str(number)), ("uploadId", upload.id)]
-        request = self._request("UploadPart", "PUT", upload.key, query=query, body=(data,))
+        value = await self._sum(data)
+        request = self._request("UploadPart", "PUT", upload.key, query=query, headers=compared_by(value), body=(data,))
+        request = request._replace(expect=False)  # who has just begun the upload will hardly be refused its parts
         answer = await self._ask(request, _taken)
         await self._check_sent(request, answer)
-        return Part(number, answer.headers["etag"], memoryview(data).nbytes)
+        checksum = None if value is None else StoredChecksum(ALGORITHM, value)
+        return Part(number, answer.headers["etag"], memoryview(data).nbytes, checksum)
+
+    async def _at_amazon(self) -> bool:
+        await self._reach()
+        return self._route is not None and self._route.aws
+
+    async def _sum(self, data: bytes | memoryview) -> int | None:
+        """The checksum to send with `data`, where the server compares it."""
+        if not await self._at_amazon():
+            return None
+        return (await self._digest(partial(Checksum, ALGORITHM), memoryview(data).cast("B"))).value
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> PutResult:
         request = self._request(
@@ -176,7 +214,7 @@ class S3Store(HttpStore):
             "POST",
             upload.key,
             query=[("uploadId", upload.id)],
-            headers=_XML | conditions(upload.options),
+            headers=_XML | conditions(upload.options) | await trio.to_thread.run_sync(whole_compared, parts),
             body=(complete_body(parts),),
         )
         try:
@@ -227,6 +265,12 @@ class S3Store(HttpStore):
         meta = super()._describe(key, headers, size)
         restore = restore_status(headers.get("x-amz-restore"))
         return meta if restore is None else replace(meta, restore=restore)
+
+    def _checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        return checksums.of_object(headers)
+
+    def _range_checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
+        return checksums.of_range(headers)
 
     def _path(self, key: str | None) -> str:
         """Below :attr:`Route.path`, which is known when the profile has been read."""

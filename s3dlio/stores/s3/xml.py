@@ -11,12 +11,27 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ...errors import ErrorContext, ProtocolError, StoreError, error_class
-from ...model import ListPage, ObjectMeta, Part, RestoreStatus
+from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta, Part, RestoreStatus
 from ...transport.http1 import parse_size, quote_etag
-from ..xml import MOST_LISTED, parse, text_of
+from ..xml import MOST_LISTED, PLAIN, WORD, parse, read_plain, text_of
 
+_LISTING = "ListBucketResult"
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_QUOTE = '(?:"|&quot;|&#34;)'
+_ENTRY = re.compile(
+    r"<Contents>(?:<(?:"
+    rf"Key>(?(1)(?!))({PLAIN}++)</Key"
+    r"|Size>(?(2)(?!))([0-9]{1,18}+)</Size"
+    rf"|ETag>(?(3)(?!)){_QUOTE}([!#-%'-;=?-~]++){_QUOTE}</ETag"
+    rf"|LastModified>(?(4)(?!))({WORD}++)</LastModified"
+    rf"|StorageClass>(?(5)(?!))({WORD}++)</StorageClass"
+    rf"|ChecksumAlgorithm>{PLAIN}*+</ChecksumAlgorithm|ChecksumType>{PLAIN}*+</ChecksumType"
+    rf"|Generation>{PLAIN}*+</Generation|MetaGeneration>{PLAIN}*+</MetaGeneration|Type>{PLAIN}*+</Type"
+    rf"|Owner>(?:<ID>{PLAIN}*+</ID>)?+(?:<DisplayName>{PLAIN}*+</DisplayName>)?+</Owner"
+    r")>)++(?(1)|(?!))(?(2)|(?!))</Contents>(?=<Contents>|\Z)"
+)
+"""A plain entry, its elements in any order: those that count at most once, key and size in any case."""
 _REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 
 
@@ -60,15 +75,30 @@ def parse_written(body: bytes, root: str) -> str:
 
 def parse_list_page(body: bytes) -> ListPage:
     """ListObjectsV2's answer. Errors: `ProtocolError`, also where more is promised and no token given."""
-    root = parse(body, "ListBucketResult", MOST_LISTED)
+    plain = read_plain(body, _LISTING, "Contents", _ENTRY)
+    root = plain.root if plain else parse(body, _LISTING, MOST_LISTED)
     encoded = text_of(root, "EncodingType") == "url"
-    objects = tuple(_object(item, encoded=encoded) for item in root.iterfind("Contents"))
     prefixes = tuple(_name(item, "Prefix", encoded=encoded) for item in root.iterfind("CommonPrefixes"))
     truncated = text_of(root, "IsTruncated") == "true"
     token = text_of(root, "NextContinuationToken") if truncated else None
     if truncated and token is None:
         raise ProtocolError("the listing goes on, but its page has no continuation token")
-    return ListPage(objects, prefixes, token)
+    if plain is not None:
+        return ListPage(_columns(plain.rows, encoded=encoded), prefixes, token)
+    return ListPage(tuple(_object(item, encoded=encoded) for item in root.iterfind("Contents")), prefixes, token)
+
+
+def _columns(rows: Iterable[tuple[str, ...]], *, encoded: bool) -> ObjectColumns:
+    keys, sizes, etags, times, classes = zip(*rows, strict=True)
+    return ObjectColumns(
+        {
+            "key": [unquote_plus(key) if "%" in key or "+" in key else key for key in keys] if encoded else keys,
+            "size": [*map(int, sizes)],
+            "etag": [f'"{etag}"' if etag else None for etag in etags],
+            "last_modified": Decoded(times, parse_time),
+            "storage_class": [name or None for name in classes],
+        }
+    )
 
 
 def _object(item: Element, *, encoded: bool) -> ObjectMeta:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from s3dlio.alignment import Checksum
 from s3dlio.config import Config
 from s3dlio.errors import (
     AlreadyExistsError,
     BucketNotFoundError,
+    IntegrityError,
     InvalidKeyError,
     NotFoundError,
     ObjectChangedError,
@@ -23,8 +27,9 @@ from s3dlio.errors import (
     ThrottledError,
     UnsupportedError,
 )
-from s3dlio.model import PutOptions, SuffixRange
+from s3dlio.model import BoundedRange, GetOptions, GetRange, OffsetRange, PutOptions, SuffixRange
 from s3dlio.stores.azure.store import API_VERSION, AzureStore, read_fault
+from s3dlio.stores.store import BytesSink
 
 from ...servers.clouds import WritableAzure, serving
 from ...servers.faults import Fault, FaultServer, etag_of
@@ -57,6 +62,59 @@ def refusal(status: int, code: str, message: str = "Told why.") -> Fault:
 def copying(status: str, copy_id: str = "1", progress: str = "0/7") -> Fault:
     headers = {"x-ms-copy-status": status, "x-ms-copy-id": copy_id, "x-ms-copy-progress": progress}
     return Fault(headers=headers | {"etag": f'"{status}"'})
+
+
+# Checksums
+
+
+def crc64(data: bytes) -> Fault:
+    """An answer with a checksum as the service spells it: the least significant byte first."""
+    value = base64.b64encode(Checksum("CRC64NVME", data).digest()[::-1]).decode()
+    return Fault(headers={"x-ms-content-crc64": value})
+
+
+async def test_a_range_that_arrived_otherwise(server: FaultServer, store: AzureStore) -> None:
+    wanted, right = GetOptions(BoundedRange(1, 4)), crc64(b"ont")
+    server.script += [replace(right, body=b"oNt"), right]
+    result = await store.fetch("key", sink := BytesSink(), wanted)
+    assert (sink.data, result.verified, len(server.requests)) == (b"ont", True, 2)
+    server.always = replace(right, body=b"oNt")
+    with pytest.raises(IntegrityError, match="twice") as caught:
+        await store.fetch("key", BytesSink(), wanted)
+    assert (caught.value.operation, caught.value.bucket, caught.value.key) == ("GetBlob", "con", "key")
+
+
+async def test_the_check_value_of_the_services_checksum(server: FaultServer, store: AzureStore) -> None:
+    """Its polynomial is 0x9A6C9329AC4BC9B5, reflected, its register is inverted before and after."""
+    server.objects[f"{ROOT}/key"] = b"-123456789-"
+    server.always = Fault(headers={"x-ms-content-crc64": base64.b64encode(bytes.fromhex("8898790a86148bae")).decode()})
+    assert (await store.fetch("key", BytesSink(), GetOptions(BoundedRange(1, 10)))).verified
+
+
+@pytest.mark.parametrize("azure", [True, False])
+@pytest.mark.parametrize(
+    ("byte_range", "may"),
+    [
+        (BoundedRange(0, 4 << 20), True),
+        (BoundedRange(1, 5), True),
+        (BoundedRange(0, (4 << 20) + 1), False),
+        (OffsetRange(1), False),
+        (None, False),
+    ],
+)
+async def test_azure_is_asked_for_checksums_of_ranges_that_it_computes(
+    server: FaultServer,
+    store: AzureStore,
+    monkeypatch: pytest.MonkeyPatch,
+    byte_range: GetRange | None,
+    *,
+    may: bool,
+    azure: bool,
+) -> None:
+    monkeypatch.setattr("s3dlio.stores.azure.store.is_azure", lambda endpoint: azure)
+    await store.fetch("key", BytesSink(), GetOptions(byte_range))
+    (asked,) = server.requests
+    assert asked.headers.get("x-ms-range-get-content-crc64") == ("true" if may and azure else None)
 
 
 # Refusals

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from s3dlio.auth.azure import AzureAccount
 from s3dlio.errors import ConfigError, InvalidKeyError, InvalidUriError
-from s3dlio.stores.azure.route import Address, check_name, parse_address, route, split_uri
+from s3dlio.stores.azure.route import Address, check_name, is_azure, parse_address, route, split_uri
+from s3dlio.transport.endpoint import parse_endpoint
 
 ABFSS = "data@lake.dfs.core.windows.net"
 
@@ -160,3 +161,17 @@ def test_names_that_lead_elsewhere_are_refused(key: str) -> None:
 @pytest.mark.parametrize("key", ["a", "...", "a.", ".a/b..", "a//b", "/a", "a/", "é?#%20"])
 def test_other_names_are_not(key: str) -> None:
     assert check_name(key) == key
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("https://account.blob.core.windows.net", True),
+        ("https://account.z12.blob.storage.azure.net", True),
+        ("https://core.windows.net.example.org", False),
+        ("https://notcore.windows.net", False),
+        ("http://127.0.0.1:10000", False),
+    ],
+)
+def test_which_hosts_are_of_azure(endpoint: str, expected: bool) -> None:
+    assert is_azure(parse_endpoint(endpoint)) == expected

@@ -128,12 +128,16 @@ async def test_a_flipped_byte_is_found(server: ScriptedGCS, store: GCSStore) -> 
     for data in (b"small", DATA, DATA * 200):
         server.store("key", data)
         server.objects["key"] = data[:-1] + b"\0"
-        with pytest.raises(IntegrityError, match="CRC32C") as caught:
+        with pytest.raises(IntegrityError, match="checksum") as caught:
             await store.get("key")
         assert (caught.value.operation, caught.value.bucket, caught.value.key) == ("objects.get", BUCKET, "key")
         with pytest.raises(IntegrityError):
             await store.get_range("key", BoundedRange(0, len(data)))
         assert await store.get_range("key", BoundedRange(1, len(data))) == data[1:-1] + b"\0", "no part has a checksum"
+        server.objects["key"] = data
+        server.script.append(Fault(body=data[:-1] + b"\0"))
+        assert await store.get("key") == data
+        assert not server.script
 
 
 # Errors

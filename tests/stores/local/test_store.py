@@ -261,8 +261,8 @@ async def test_parts_of_a_stream_are_written_in_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LocalStore]
 ) -> None:
     """Nothing is copied when it is completed, although parts begin in any order, and grow."""
-    monkeypatch.setattr("s3dlio.transfer._GROW_EVERY", 2)
-    monkeypatch.setattr("s3dlio.transfer.MIN_PART", 1000)
+    monkeypatch.setattr("s3dlio.parts._GROW_EVERY", 2)
+    monkeypatch.setattr("s3dlio.parts.MIN_PART", 1000)
     monkeypatch.setattr("s3dlio.stores.local.uploads.copy_range", lambda *_: pytest.fail("a part was copied"))
     for _ in range(10):
         async with kind(str(folder), Config(durable="none")) as store:

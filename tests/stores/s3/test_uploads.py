@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -22,6 +23,7 @@ from s3dlio.errors import (
     UploadNotFoundError,
 )
 from s3dlio.model import Part
+from s3dlio.stores.s3.route import route
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.s3.uploads import composite_etag, is_made_of
 from s3dlio.transfer import ParallelStore
@@ -205,6 +207,77 @@ async def test_a_part_that_arrived_otherwise(server: WritableS3, parallel: Paral
     assert (caught.value.operation, caught.value.key) == ("UploadPart", "key")
     assert server.uploads == {}
     assert server.objects == {}
+
+
+async def test_parts_do_not_wait_for_a_permission_that_the_upload_has(
+    server: WritableS3, store: S3Store, parallel: ParallelStore
+) -> None:
+    await parallel.put("key", DATA)
+    await store.put("key", DATA)
+    asked = [asked.headers.get("expect") for asked in server.requests if asked.method == "PUT"]
+    assert asked == [None, None, None, "100-continue"]
+
+
+# Checksums that go with what is sent
+
+VALUE, TYPE, CHOSEN = "x-amz-checksum-crc64nvme", "x-amz-checksum-type", "x-amz-checksum-algorithm"
+
+
+def checksums_sent(server: WritableS3) -> list[dict[str, str]]:
+    """What each request says of checksums."""
+    return [{name: value for name, value in asked.headers.items() if "-checksum-" in name} for asked in server.requests]
+
+
+def crc(data: bytes) -> str:
+    return Checksum("CRC64NVME", data).base64
+
+
+@pytest.fixture
+def at_amazon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3dlio.stores.s3.store.route", lambda *given: replace(route(*given), aws=True))
+
+
+@pytest.mark.usefixtures("at_amazon")
+async def test_amazon_compares_the_parts_and_the_whole(server: WritableS3, parallel: ParallelStore) -> None:
+    data = DATA[: 6 * MiB] + b"the end" * MiB
+    await parallel.put("key", data)
+    cuts = [data[first : first + 5 * MiB] for first in range(0, len(data), 5 * MiB)]
+    begin, *parts, end = checksums_sent(server)
+    assert begin == {CHOSEN: "CRC64NVME", TYPE: "FULL_OBJECT"}
+    assert parts == [{VALUE: crc(part)} for part in cuts]
+    assert end == {VALUE: crc(data), TYPE: "FULL_OBJECT"}
+
+
+@pytest.mark.usefixtures("at_amazon")
+@pytest.mark.parametrize("data", [b"", b"content", DATA])
+async def test_amazon_compares_what_is_one_request(server: WritableS3, store: S3Store, data: bytes) -> None:
+    await store.put("key", data)
+    assert checksums_sent(server) == [{VALUE: crc(data)}]
+    assert server.objects[PATH] == data
+
+
+@pytest.mark.usefixtures("at_amazon")
+async def test_the_whole_is_not_compared_where_a_part_was_not(server: WritableS3, store: S3Store) -> None:
+    upload = await store.create_upload("key")
+    part = await store.upload_part(upload, 1, b"content")
+    assert part.checksum is not None
+    await store.complete_upload(upload, [replace(part, checksum=None)])
+    assert checksums_sent(server)[-1] == {}
+
+
+async def test_other_servers_are_sent_no_checksums(server: WritableS3, store: S3Store, parallel: ParallelStore) -> None:
+    """They may refuse what they do not know."""
+    await store.put("key", b"content")
+    await parallel.put("key", DATA)
+    assert not any(checksums_sent(server))
+
+
+@pytest.mark.usefixtures("at_amazon")
+async def test_what_did_not_arrive_as_it_was_is_an_error(server: WritableS3, parallel: ParallelStore) -> None:
+    server.script += [Fault(), refusal(400, "BadDigest")]
+    with pytest.raises(IntegrityError):
+        await parallel.put("key", DATA)
+    assert (server.uploads, server.objects) == ({}, {})
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ class Source(Protocol):
     def known(self) -> ObjectMeta | None:
         """What is known without a request."""
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether :meth:`whole` is the way to get all of it, as others are fetched with it."""
+
     def head(self) -> ObjectMeta:
         """Size and etag, by a request."""
 
@@ -223,6 +227,12 @@ class Fetcher:
         filled = self._fill(position, view[: max(0, planned - position)])
         end = self._end(position, len(view))
         return filled + self._fill(planned, view[filled : end - position]) if end > planned else filled
+
+    def left(self, position: int) -> int:
+        """Bytes from `position` to the end. What is read ahead, or small, is fetched first."""
+        if position == 0 and not self.used and self._source.read_ahead and self._policy.keeps(self.known_size):
+            self._keep_whole()
+        return max(0, self._end(position, None) - position)
 
     def window(self, position: int) -> tuple[bytes, int]:
         """Bytes in memory and where `position` is in them. Some follow it, except at the object's end."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .fetching import Fetcher
+from .memory import pinned, pooled
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from _typeshed import WriteableBuffer
+    from numpy.typing import NDArray
 
 _NEWLINE = ord("\n")
 
@@ -57,6 +62,26 @@ class S3Reader(ABC, io.BufferedIOBase):
 
         Errors: `S3Exception`; `TypeError` for what is no writable buffer.
         """
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """What is left, as `read()` has it, in an array: `uint8`, of one dimension, writable, the caller's own.
+
+        The memory is used again when nothing refers to it any more: neither the array nor slices, other views and
+        tensors made of it. From 4 MiB on it begins at a page. An object of several parts is received straight into it,
+        all parts at once; what the reader has in its own memory, or what was read ahead, is copied.
+
+        Errors: `S3Exception`; `OSError` where there is no memory; `io.UnsupportedOperation` for a reader that does not
+        read to the end.
+        """
+        raise io.UnsupportedOperation("numpy")
+
+    def tensor(self, *, pin_memory: bool = False) -> torch.Tensor:
+        """What :meth:`numpy` gives, as a tensor; with `pin_memory` in PyTorch's pinned memory, for copies to a GPU.
+
+        PyTorch waits for such copies before it uses that memory again. Errors: those of :meth:`numpy`; `RuntimeError`
+        for `pin_memory` where there is no accelerator.
+        """
+        raise io.UnsupportedOperation("tensor")
 
     def readable(self) -> bool:
         return True
@@ -127,6 +152,21 @@ class FetchedReader(NamedReader):
         count = self._fetcher.read_into(self._position, writable_view(buf, self._not_writable))
         self._position += count
         return count
+
+    def numpy(self) -> NDArray[np.uint8]:
+        array: NDArray[np.uint8] = self._rest(pooled).numpy()
+        return array
+
+    def tensor(self, *, pin_memory: bool = False) -> torch.Tensor:
+        return self._rest(pinned if pin_memory else pooled)
+
+    def _rest(self, allocate: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        memory = allocate(self._fetcher.left(self._position))
+        filled = self._fetcher.read_into(self._position, memory.numpy().data)
+        if filled < self._fetcher.left(self._position):  # a listed size may be stale: the answer told the true one
+            return self._rest(allocate)
+        self._position += filled
+        return memory[:filled]
 
     def readline(self, size: int | None = -1, /) -> bytes:
         try:

@@ -1,0 +1,79 @@
+"""Listing in blocking calls: a page ahead, none left behind, also across a fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import trio
+import trio.testing
+
+from s3dlio.blocking.portal import portal
+from s3dlio.blocking.store import BlockingStore
+from s3dlio.config import Config
+from s3dlio.model import ListOptions, ListPage
+from s3dlio.stores import LocalStore
+from s3dlio.urls import parse_uri
+
+KEYS = [f"{number:04}" for number in range(2500)]
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Generator[ListPage]:
+    for key in KEYS:
+        (tmp_path / key).touch()
+    store = BlockingStore(parse_uri(f"file://{tmp_path}"), Config())
+    return cast("Generator[ListPage]", store.list_pages())
+
+
+def keys_in(pages: Generator[ListPage]) -> list[str]:
+    return [meta.key for page in pages for meta in page.objects]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The pages that were asked for, by the names after which they begin. All but the first wait for ever."""
+    tokens: list[str | None] = []
+    real = LocalStore.list_page
+
+    async def noted(store: LocalStore, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
+        tokens.append(options.token and options.token.rpartition("/")[2])
+        if options.token is not None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                tokens.append("cancelled")
+        return await real(store, prefix, options)
+
+    monkeypatch.setattr(LocalStore, "list_page", noted)
+    return tokens
+
+
+def test_all_pages_come_in_order(pages: Generator[ListPage]) -> None:
+    assert keys_in(pages) == KEYS
+
+
+def test_the_next_page_is_asked_for_ahead_and_cancelled_with_its_consumer(
+    asked: list[str | None], pages: Generator[ListPage]
+) -> None:
+    assert len(next(pages).objects) == 1000
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert asked == [None, "0999"]
+    pages.close()
+    portal().call(trio.testing.wait_all_tasks_blocked)
+    assert asked == [None, "0999", "cancelled"]
+
+
+def test_a_forked_child_goes_on_by_itself(pages: Generator[ListPage]) -> None:
+    next(pages)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if keys_in(pages) == KEYS[1000:] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert keys_in(pages) == KEYS[1000:]
