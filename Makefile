@@ -28,7 +28,7 @@ test: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST)
 
 test-plain: $(VENV)/test,lint.installed $(NPM)
-	NUMBA_DISABLE_JIT=1 $(PYTEST) $(PLAIN)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not virtual_clock" $(PLAIN)
 
 coverage: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST) --cov --cov-report=term

@@ -29,6 +29,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs under a virtual clock: the same in a run without compiled code, as the pump is off there."""
+    for item in items:
+        if _VIRTUAL_CLOCKS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("virtual_clock")
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays out of the collector's way: many tests collect, and would look through all of it."""
     gc.collect()

@@ -297,8 +297,7 @@ class Prefetcher:
         try:
             await self._ask(lane)
             while len(lane.batch):
-                for reply in await lane.replies():
-                    await self._take_reply(lane, reply)
+                await self._take_replies(lane, await lane.replies())
                 await self._ask(lane)
         finally:
             lane.working = False
@@ -325,13 +324,18 @@ class Prefetcher:
                 self._queue.append((position, want, None))
         return coming
 
-    async def _take_reply(self, lane: _Lane, reply: Reply[_Known]) -> None:
-        position, want, _ = reply.name
-        if reply.answer is not None and await lane.store.is_sound(reply.answer):
-            self._learn(position, want, len(reply.answer.body))
-            self._finish(position, reply.answer.body)
-        else:
-            self._queue.appendleft((position, want, reply))
+    async def _take_replies(self, lane: _Lane, replies: list[Reply[_Known]]) -> None:
+        """Those with a connection go where it is closed at the end, before a checksum may have to be waited for."""
+        self._queue.extendleft((*reply.name[:2], reply) for reply in replies if reply.answer is None)
+        for reply in replies:
+            position, want, _ = reply.name
+            if reply.answer is None:
+                continue
+            if await lane.store.is_sound(reply.answer):
+                self._learn(position, want, len(reply.answer.body))
+                self._finish(position, reply.answer.body)
+            else:
+                self._queue.appendleft((position, want, reply))
 
     def _learn(self, position: int, want: Want, size: int) -> None:
         if want.meta is None:
