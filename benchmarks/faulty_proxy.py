@@ -66,25 +66,31 @@ class FaultyProxy:
             server = await trio.open_tcp_stream(HOST, self._behind)
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 async with server, trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pass_requests, client, server)
-                    await self._pass(server, client)
+                    answering = trio.Lock()
+                    nursery.start_soon(self._pass_requests, client, server, answering)
+                    await self._pass_answers(server, client, answering)
                     nursery.cancel_scope.cancel()
         finally:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await trio.aclose_forcefully(client)
 
-    async def _pass_requests(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
-        """A request follows upon the answer to the last one, so a piece that begins like one is one."""
+    async def _pass_requests(self, client: trio.SocketStream, server: trio.SocketStream, answering: trio.Lock) -> None:
+        """A request follows upon the answer to the last one, so a piece that begins like one is one.
+
+        The client may have that answer before who sent it gets their turn.
+        """
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await client.receive_some(_PIECE):
                 if self._slow and _REQUEST.match(data):
-                    await _turn_away(client, data)
+                    async with answering:
+                        await _turn_away(client, data)
                 else:
                     await self._send(server, data)
 
-    async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        while data := await source.receive_some(_PIECE):
-            await self._send(sink, data)
+    async def _pass_answers(self, server: trio.SocketStream, client: trio.SocketStream, answering: trio.Lock) -> None:
+        while data := await server.receive_some(_PIECE):
+            async with answering:
+                await self._send(client, data)
 
     async def _send(self, sink: trio.SocketStream, data: bytes) -> None:
         await sink.send_all(data)
