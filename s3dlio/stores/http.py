@@ -183,10 +183,10 @@ class HttpStore(ObjectStore):
         return self._service is not None and self._service.pumped
 
     async def ask(self, batch: Batch[T], wanted: Sequence[tuple[T, str, int]]) -> int:
-        """Ask for whole small objects, by name, key and size, in `batch`: for how many of them, from the first on.
+        """Ask in `batch` for the whole objects that are `wanted`, which are small; for how many, from the first on.
 
-        A size in bytes is 0 where it is unknown, and may be wrong. It asks for as many as there are idle connections.
-        A key that no object can have ends the list.
+        Each is a name for the reply, a key, and a size in bytes, which is 0 where it is unknown, and may be wrong. It
+        asks for as many as there are idle connections. A key that no object can have ends the list.
         """
         service, first = self._service, wanted[0][1]
         if service is None:
@@ -199,7 +199,10 @@ class HttpStore(ObjectStore):
         return await batch.ask(service, request, paths) if paths else 0
 
     async def go_on(self, key: str, reply: Reply[T]) -> bytes:
-        """The whole object `key`, which a batch has asked for, and has not taken what came. Errors: as :meth:`get`."""
+        """The whole object `key`, which a batch has asked for, and not taken what came: `reply`, which is used up.
+
+        Errors: as :meth:`get`.
+        """
         asked = reply.asked
         if asked is not None and (self._service is None or self._service.pool is not reply.pool):
             reply.drop()

@@ -13,7 +13,7 @@ import trio
 import trustme
 from trio.testing import MockClock
 
-from s3dlio import transfer
+from s3dlio import parts
 from s3dlio.auth.azure import AzureAccount
 from s3dlio.auth.bearer import Token
 from s3dlio.auth.sigv4 import Credentials
@@ -162,7 +162,7 @@ async def told_secrets(store: HttpStore) -> dict[str, list[str]]:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes of few bytes are made as those of many are, in parts and resumable."""
-    monkeypatch.setattr(transfer, "MIN_PART", MiB)
+    monkeypatch.setattr(parts, "MIN_PART", MiB)
     monkeypatch.setattr(gcs_store, "RESUMABLE_FROM", RESUMABLE)
 
 
