@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..errors import ConfigError
 
@@ -29,6 +29,24 @@ class Signer(Protocol):
 
     async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
         """After an error answer (its code, status and headers): whether the request may work if signed again."""
+
+
+class PathAuthorizer(Protocol):
+    """Authorises requests that differ in their paths alone."""
+
+    def authorization(self, path: str) -> str:
+        """The `authorization` header of the request for `path`, which is quoted. Errors: `InvalidKeyError`."""
+
+
+@runtime_checkable
+class BatchSigner(Protocol):
+    """A :class:`Signer` that computes once what several requests have in common."""
+
+    async def sign_paths(self, method: str, query: str, headers: dict[str, str]) -> PathAuthorizer | None:
+        """What authorises requests that differ in their paths alone, `None` where each has to be signed for itself.
+
+        All that they have in common is added to `headers`. Errors: as in :meth:`Signer.sign`.
+        """
 
 
 class ServerClock:

@@ -27,8 +27,7 @@ from typing import NamedTuple
 
 import trio
 
-from ..auth.signer import Signer
-from ..auth.sigv4 import SigV4Signer
+from ..auth.signer import BatchSigner, Signer
 from ..errors import (
     ConnectionFailedError,
     ErrorContext,
@@ -195,7 +194,7 @@ class Service:
     async def heads(self, request: Request, paths: Sequence[str]) -> list[memoryview]:
         """The signed heads of `request` for several `paths`. Errors: the signer's, `ProtocolError`."""
         headers, signer = self._headers(request, request.headers, expect=False), self.signer
-        alike = await signer.sign_paths("GET", request.query, headers) if isinstance(signer, SigV4Signer) else None
+        alike = await signer.sign_paths("GET", request.query, headers) if isinstance(signer, BatchSigner) else None
         if alike is None:
             return [await self._signed_head(request._replace(path=path), None, expect=False) for path in paths]
         prefix, query = self.endpoint.prefix, f"?{request.query}" if request.query else ""
