@@ -21,13 +21,13 @@ in the child when it asks.
 
 from __future__ import annotations
 
-import ast
 import atexit
 import ctypes
 import hashlib
 import importlib.util
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -35,6 +35,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,6 +49,7 @@ _log = logging.getLogger("s3dlio.alignment")
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _LLVM_CALLS = ("memcpy", "memmove", "memset")  # functions of libc that LLVM recognises in loops
 _NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "NUMBA_OPT")
+_RELATIVE_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)  # quicker than a parser
 _SEAL = 32
 
 _undisturbed = threading.Lock()
@@ -211,15 +213,25 @@ def identity(module: str, name: str) -> bytes:
 
     Errors: `ImportError` and its kin where one of the packages is not there.
     """
-    import importlib.metadata
-
     import llvmlite.binding as llvm
 
-    parts = [__version__, importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), module, name]
+    parts = [__version__, module, name, _what_compiles(), _what_is_compiled(module)]
     parts += [os.uname().machine, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     parts += [os.environ.get(setting, "") for setting in _NUMBA_SETTINGS]
-    parts += [file.read_text("utf-8") for file in sources(module)]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
+
+
+@cache
+def _what_compiles() -> str:
+    """A module's kernels are loaded one by one: what they share is looked up once."""
+    from importlib.metadata import version
+
+    return f"numba {version('numba')}, llvmlite {version('llvmlite')}"
+
+
+@cache
+def _what_is_compiled(module: str) -> str:
+    return "\0".join(file.read_text("utf-8") for file in sources(module))
 
 
 def sources(module: str) -> list[Path]:
@@ -234,11 +246,10 @@ def sources(module: str) -> list[Path]:
 
 
 def _imports(file: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            candidates = (base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names))
-            yield from filter(Path.is_file, candidates)
+    for dots, module, names in _RELATIVE_IMPORT.findall(file.read_text("utf-8")):
+        base = file.parents[len(dots) - 1].joinpath(*module.split("."))
+        candidates = (base.with_suffix(".py"), *(base / f"{name}.py" for name in re.findall(r"\w+", names)))
+        yield from filter(Path.is_file, candidates)
 
 
 def directory() -> Path | None:
