@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from .endpoints import endpoint_urls
 from .errors import ConfigError
 
 KiB = 1 << 10
@@ -24,7 +25,7 @@ Addressing = Literal["auto", "path", "virtual"]
 Durable = Literal["full", "file", "none"]
 
 
-_S3_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_S3_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URIS")
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -62,7 +63,7 @@ def endpoint_in_environment() -> str | None:
     """The S3 endpoint that the environment names, unless it says that none of those counts. Errors: `ConfigError`."""
     if flag_in_environment("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
         return None
-    found: str | None = _from_environment(_S3_ENDPOINT, None, str)
+    found: str | None = _listed("endpoint", _from_environment(_S3_ENDPOINT, None, str))
     return found
 
 
@@ -81,7 +82,10 @@ class Config:
 
     endpoint: str | None = _setting(None, *_S3_ENDPOINT, read=endpoint_in_environment)
     """`http(s)://host[:port]` of an S3-compatible server; else the profile's `endpoint_url`, else AWS. What environment
-    and profile say of it counts for nothing where `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is true."""
+    and profile say of it counts for nothing where `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is true.
+
+    This and the other two may be several endpoints that have the same objects: a list, URLs with commas between them,
+    `http://10.0.0.{1...8}:9000`, or `@path`, a file with one a line. They are kept as URLs with commas between them."""
 
     use_fips_endpoint: bool | None = _flag(None, "AWS_USE_FIPS_ENDPOINT")
     """Have AWS answer with validated cryptography; else as the profile says. For AWS's own hosts alone, as the next."""
@@ -167,6 +171,8 @@ class Config:
         for item in fields(self):
             if getattr(self, item.name) is None and item.metadata.get("default", "") is None:
                 object.__setattr__(self, item.name, item.default_factory())  # type: ignore[operator]
+        for name in ENDPOINTS:
+            object.__setattr__(self, name, _listed(name, getattr(self, name)))
         _check(self)
 
 
@@ -194,7 +200,21 @@ _CHOICES = {
     **dict.fromkeys(("use_fips_endpoint", "use_dualstack_endpoint", "use_accelerate_endpoint"), (True, False, None)),
 }
 
+ENDPOINTS = ("endpoint", "gcs_endpoint", "azure_endpoint")
+
 _TEXTS = ("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle")
+
+
+def _listed(name: str, given: Any) -> Any:
+    """One text for several endpoints."""
+    if isinstance(given, list | tuple) and all(isinstance(url, str) for url in given):
+        given = ",".join(given)
+    if not isinstance(given, str) or {",", "{", "@"}.isdisjoint(given):
+        return given
+    try:
+        return ",".join(endpoint_urls(given))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error.message}") from None
 
 
 def _check(config: Config) -> None:

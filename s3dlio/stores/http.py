@@ -54,7 +54,9 @@ from ..transport.download import IF_MATCH, Download, Pin
 from ..transport.endpoint import Endpoint
 from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
 from ..transport.retry import RetryPolicy
-from ..transport.service import ReadFault, Request, Service
+from ..transport.rotation import Rotation
+from ..transport.service import Service
+from ..transport.upstream import ReadFault, Request, Upstream
 from .integrity import Digester, RememberedView, same_bytes
 from .store import BytesSink, ObjectStore, exactly
 
@@ -127,16 +129,16 @@ def etag_of(headers: Mapping[str, str]) -> str | None:
 
 
 def open_service(
-    endpoint: Endpoint,
+    endpoints: Sequence[Endpoint],
     config: Config,
     signer: Signer,
     read_fault: ReadFault,
     headers: Mapping[str, str] | None = None,
 ) -> Service:
-    """A service with an empty pool of connections; `headers` go with every request."""
+    """A service at `endpoints`, with an empty pool of connections to each; `headers` go with every request."""
     named = {"user-agent": config.user_agent, **(headers or {})}
-    policy = RetryPolicy(config.max_attempts, config.request_timeout)
-    return Service(endpoint, open_pool(endpoint, config), signer, read_fault, policy, headers=named)
+    upstreams = [Upstream(each, open_pool(each, config), signer, read_fault, headers=named) for each in endpoints]
+    return Service(Rotation(upstreams), RetryPolicy(config.max_attempts, config.request_timeout))
 
 
 class HttpStore(ObjectStore):
@@ -204,7 +206,8 @@ class HttpStore(ObjectStore):
         Errors: as :meth:`get`.
         """
         asked = reply.asked
-        if asked is not None and (self._service is None or self._service.pool is not reply.pool):
+        service = self._service
+        if asked is not None and (service is None or service.rotation.of(asked) is None):
             reply.drop()
             asked = None
         await self._fetch(self._get_request(key), sink := BytesSink(), GetOptions(), asked)
@@ -248,8 +251,8 @@ class HttpStore(ObjectStore):
         try:
             await self._send(request._replace(success=(200, 206)), download)
         finally:
-            if (unused := download.take_asked()) is not None and self._service is not None:
-                self._service.pool.release(unused, reusable=False)
+            if (unused := download.take_asked()) is not None:
+                unused.give_back(reusable=False)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
         return download.result, self._told(download.result, heads[0])

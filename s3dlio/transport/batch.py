@@ -15,15 +15,17 @@ every row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 
 import trio
 
 from ..alignment.buffers import address_of, fresh_bytes
+from .balance import LEAST
 from .connection import Answer, Connection
-from .pool import ConnectionPool
 from .pump import Moved, Pump
-from .service import Request, Service
+from .service import Service
+from .upstream import Request, Upstream
 
 T = TypeVar("T")
 
@@ -31,26 +33,32 @@ T = TypeVar("T")
 class Reply(NamedTuple, Generic[T]):
     """What came of a request, which `name` stands for: its answer, else the connection on which it was asked.
 
-    `asked` is the caller's own, to go on with or to release to `pool`; where it broke in a way of its own, it is gone.
+    `asked` is the caller's own, to go on with or to release; where it broke in a way of its own, it is gone.
     """
 
     name: T
     answer: Answer | None
     asked: Connection | None
-    pool: ConnectionPool
 
     def drop(self) -> None:
         """Close the connection, if it is there."""
         if self.asked is not None:
-            self.pool.release(self.asked, reusable=False)
+            self.asked.give_back(reusable=False)
 
 
 class _Asked(NamedTuple, Generic[T]):
     name: T
+    upstream: Upstream
     connection: Connection
     head: memoryview
     place: bytes
     service: Service
+    begun: float
+
+    @property
+    def size(self) -> int:
+        """About how many bytes come."""
+        return max(len(self.place), LEAST)
 
 
 class Batch(Generic[T]):
@@ -71,31 +79,34 @@ class Batch(Generic[T]):
         `request` is the GET of a whole object; each of `wanted` has a name, the path to ask for instead, and the size
         in bytes that the object should have, 0 where that is unknown.
         """
-        connections = _of_pumps(service, service.take(len(wanted)))
-        if not connections:
+        taken = _of_pumps(service.take(len(wanted), max(wanted[0][2], LEAST)))
+        if not taken:
             return 0
-        chosen = wanted[: len(connections)]
+        chosen = wanted[: len(taken)]
         try:
-            heads = await service.heads(request, [path for _, path, _ in chosen])
+            heads = await _heads([upstream for upstream, _ in taken], request, [path for _, path, _ in chosen])
             places = [fresh_bytes(size)[0] for _, _, size in chosen]
         except BaseException as error:
-            for connection in connections:
-                service.pool.release(connection, reusable=True)
+            for _, connection in taken:
+                connection.give_back(reusable=True)
             if isinstance(error, Exception):  # who asks for one alone meets it again, and says where
                 return 0
             raise
-        names = [name for name, _, _ in chosen]
-        self._post(list(map(_Asked, names, connections, heads, places, [service] * len(heads))))
+        now = trio.current_time()
+        each = zip(chosen, taken, heads, places, strict=True)
+        self._post([_Asked(name, *place, head, body, service, now) for (name, *_), place, head, body in each])
         return len(heads)
 
     def _post(self, asked: Sequence[_Asked[T]]) -> None:
         together = memoryview(b"".join([each.head for each in asked]))
         place, rows = address_of(together), dict[Pump, list[int]]()
         for each in asked:
-            size, pump = len(each.head), each.connection.stream.pump
+            connection, size = each.connection, len(each.head)
+            pump = connection.stream.pump
             assert pump is not None
-            rows.setdefault(pump, []).extend(each.connection.begin_asking((place, size), each.place))
-            self._asked[each.connection.stream.descriptor] = each
+            rows.setdefault(pump, []).extend(connection.begin_asking((place, size), each.place))
+            self._asked[connection.stream.descriptor] = each
+            each.upstream.load.owed += each.size
             place += size
         kept = together, asked
         for pump, words in rows.items():
@@ -120,18 +131,19 @@ class Batch(Generic[T]):
         self._news.set()
 
     def _reply(self, asked: _Asked[T], moved: Moved) -> Reply[T]:
-        connection, pool = asked.connection, asked.service.pool
+        connection = asked.connection
+        asked.upstream.load.owed -= asked.size
         connection.end_asking(moved, len(asked.head))
         try:
             answer = connection.take_whole(asked.head)
         except MemoryError:  # who asks for it alone may have it, or says why not
-            pool.release(connection, reusable=False)
-            return Reply(asked.name, None, None, pool)
+            connection.give_back(reusable=False)
+            return Reply(asked.name, None, None)
         if answer is None:
-            return Reply(asked.name, None, connection, pool)
-        pool.release(connection, reusable=connection.reusable)
-        asked.service.circuit.answered()
-        return Reply(asked.name, answer, None, pool)
+            return Reply(asked.name, None, connection)
+        connection.give_back(reusable=connection.reusable)
+        asked.service.answered(asked.upstream, asked.size, asked.begun)
+        return Reply(asked.name, answer, None)
 
     async def close(self) -> None:
         """Give up all that is under way."""
@@ -141,16 +153,26 @@ class Batch(Generic[T]):
             while len(self._ended) < len(self._asked):
                 await self._hear()
         for descriptor, moved in self._ended:
-            asked = self._asked.pop(descriptor)
-            asked.connection.end_asking(moved, len(asked.head))
-            asked.service.pool.release(asked.connection, reusable=False)
+            self._reply(self._asked.pop(descriptor), moved).drop()
         self._ended.clear()
 
 
-def _of_pumps(service: Service, connections: Sequence[Connection]) -> list[Connection]:
-    """Those that a pump works for; the others go back."""
-    usable = [connection for connection in connections if connection.stream.pumped]
-    for connection in connections:
-        if not connection.stream.pumped:
-            service.pool.release(connection, reusable=True)
+def _of_pumps(taken: Sequence[tuple[Upstream, Sequence[Connection]]]) -> list[tuple[Upstream, Connection]]:
+    """Those that a pump works for, one by one; the others go back."""
+    usable = []
+    for upstream, connections in taken:
+        for connection in connections:
+            if connection.stream.pumped:
+                usable.append((upstream, connection))
+            else:
+                connection.give_back(reusable=True)
     return usable
+
+
+async def _heads(upstreams: Sequence[Upstream], request: Request, paths: Sequence[str]) -> list[memoryview]:
+    """The heads of `request` for each of `paths`, signed for the endpoint that it goes to."""
+    heads: list[memoryview] = []
+    for upstream, group in groupby(upstreams):
+        count = len(list(group))
+        heads += await upstream.heads(request, paths[len(heads) : len(heads) + count])
+    return heads

@@ -22,7 +22,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -32,6 +32,9 @@ from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_frami
 from .landing import Count, Landing
 from .pump import Moved
 from .stream import StaleError, Stream
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
 
 _log = logging.getLogger("s3dlio.transport")
 
@@ -81,6 +84,8 @@ class Connection:
         self.may_have_acted = False
         self.reusable = False
         self.ignores_expect = False
+        self.pool: ConnectionPool | None = None
+        """Where it goes back to: see :meth:`give_back`."""
         self.expires_at = math.inf
         """Until when the server has said it keeps an idle connection, in seconds of Trio's clock."""
 
@@ -102,6 +107,11 @@ class Connection:
     def close(self) -> None:
         """Close at once."""
         self._stream.close()
+
+    def give_back(self, *, reusable: bool) -> None:
+        """Return it to the pool that it came from."""
+        assert self.pool is not None
+        self.pool.release(self, reusable=reusable)
 
     async def exchange(
         self,

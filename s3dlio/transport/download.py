@@ -85,6 +85,14 @@ class Download:
         asked, self.asked = self.asked, None
         return asked
 
+    @property
+    def missing(self) -> int:
+        """How many bytes are still to come, as far as that is known; else 0."""
+        if self.result is not None:
+            return self.result.end - self.result.start - self.received
+        asked = self._range
+        return asked.end - asked.start if isinstance(asked, BoundedRange) else 0
+
     def narrow(self, headers: Mapping[str, str], query: str) -> tuple[dict[str, str], str]:
         """A request's headers and query, asking for what is still missing, of the version that has begun to arrive."""
         missing, etag = self._range, self._if_match

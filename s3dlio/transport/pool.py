@@ -107,6 +107,7 @@ class ConnectionPool:
         while self._idle and self.leased + len(self._idle) > self.limit:
             self._idle.popleft()[0].close()
         connection = await self._connect()
+        connection.pool = self
         self.opened += 1
         return connection
 

@@ -1,16 +1,13 @@
-"""Requests to one endpoint: signed, retried, resumed, and failed with an error that says everything.
+"""Requests to a store: sent, repeated, resumed, moved to another endpoint, until there is an answer or nothing is left.
 
-Theory of operation. :meth:`Service.send` is a loop of attempts. Each attempt signs the request anew, leases a
-connection, and ends in an answer or in a :class:`Failure`; :mod:`.retry` decides whether the next one follows, and
-:mod:`.circuit` when.
+Theory of operation. :meth:`Service.send` is a loop of attempts, each at one endpoint (:mod:`.upstream`), which
+:mod:`.balance` chooses. What failed there and may be repeated goes to the other endpoints at once, to each of them
+once. When all have failed, :mod:`.retry` decides whether there is another round, which is what counts as an attempt of
+the caller's, and :mod:`.circuit` when.
 A GET carries a :class:`.download.Download`, which knows what has landed: the next attempt asks for the rest of the same
 version only, and an attempt that brought bytes starts the count anew, since the transfer moves.
 
-Not charged to the caller: a kept-alive connection that turns out to be closed before the answer began (the request goes
-out once more, on a new connection), and a signature that can be mended (:meth:`Signer.recover`: expired token, clock).
-
-Ownership: the service owns its pool. Cancellation: at any await; the connection in use is closed, and nothing else is
-held.
+Ownership: the service owns its endpoints. Cancellation: at any await; nothing is held but what an attempt holds.
 """
 
 from __future__ import annotations
@@ -18,144 +15,98 @@ from __future__ import annotations
 import logging
 import math
 import random
-import ssl
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import trio
 
-from ..auth.signer import BatchSigner, Signer
-from ..errors import (
-    ConnectionFailedError,
-    ErrorContext,
-    ObjectChangedError,
-    ProtocolError,
-    RequestTimeoutError,
-    StallError,
-    StoreError,
-    error_class,
-    shown,
-)
+from ..errors import ErrorContext, RequestTimeoutError, StoreError
+from .balance import LEAST
 from .circuit import CircuitBreaker
-from .connection import EXPECT_FROM, Answer, Connection
+from .connection import Answer, Connection
 from .download import Download
 from .endpoint import Endpoint
-from .http1 import SecretHeaders, SecretText, request_head, request_heads
-from .pool import ConnectionPool
-from .retry import Failure, RetryPolicy, failure_of
-from .stream import can_pump
+from .retry import Failure, RetryPolicy
+from .rotation import Rotation
+from .upstream import Failed, Request, Upstream
 
 _log = logging.getLogger("s3dlio.transport")
-_EMPTY: Mapping[str, str] = MappingProxyType({})
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
-"""OpenSSL's reasons that no repetition does away with."""
 
 
-class Request(NamedTuple):
-    """What to ask. `path`, which the endpoint's prefix goes before, and `query` are quoted, header names lower case."""
+@dataclass(slots=True)
+class _Progress:
+    """Of one request: the number of the attempt, how often it was sent, and to whom in this attempt."""
 
-    operation: str
-    method: str
-    path: str
-    query: str = ""
-    headers: Mapping[str, str] = _EMPTY
-    body: Sequence[memoryview] = ()
-    bucket: str | None = None
-    key: str | None = None
-    idempotent: bool = True
-    success: Container[int] = (200,)
-    """The statuses by which the service says that this is done."""
-    proof: Callable[[Answer], object] | None = None
-    """Reads from such an answer what shows the result. Errors: `ProtocolError` where it does not."""
-    expect: bool = True
-    """Whether a large body waits for the server's permission (RFC 9110 section 10.1.1)."""
-
-    def __repr__(self) -> str:  # a query may be a secret: that of a resumable upload is
-        return f"<Request {self.operation} {self.method} {self.path}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An error answer, read. `retry_after` is in seconds, where a header of the service's own asks for it."""
-
-    code: str | None = None
-    message: str | None = None
-    request_id: str | None = None
-    retry_after: float | None = None
-    error: Callable[[str, ErrorContext], StoreError] | None = None
-    """Makes the error, where its class does not follow from code and status; then the request is not repeated."""
-
-
-ReadFault = Callable[[int, Mapping[str, str], bytes], Fault | None]
-"""Reads an error answer in the service's own format; `None` for one that reports no failure."""
-
-
-class _Failed(Exception):
-    """One attempt's end, when it was no answer that can be returned."""
-
-    def __init__(
-        self,
-        failure: Failure,
-        error: StoreError,
-        *,
-        cause: BaseException | None = None,
-        server_asks: float | None = None,
-    ) -> None:
-        self.failure = failure
-        self.error = error
-        self.server_asks = server_asks
-        error.__cause__ = cause
+    attempt: int = 1
+    sent: int = 1
+    tried: list[Upstream] = field(default_factory=list)
 
 
 class Service:
-    """An endpoint of one kind of store; `headers` go with every request. Belongs to one Trio run."""
+    """What a store is asked of: one endpoint, or several that have the same objects. Belongs to one Trio run."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        pool: ConnectionPool,
-        signer: Signer,
-        read_fault: ReadFault,
-        policy: RetryPolicy,
-        *,
-        headers: Mapping[str, str] = _EMPTY,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", **headers}
-        self.endpoint = endpoint
-        self.pool = pool
-        self.signer = signer
+    def __init__(self, rotation: Rotation, policy: RetryPolicy, jitter: Callable[[], float] = random.random) -> None:
+        self.rotation = rotation
         self.policy = policy
         self.circuit = CircuitBreaker(policy, jitter)
-        self._read_fault = read_fault
-        self._use_expect = True
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The one that was named first."""
+        return self.rotation.first.endpoint
 
     async def send(self, request: Request, download: Download | None = None, *, retry: bool = True) -> Answer:
         """The answer to `request`: a 2xx one. Errors: a `StoreError`, after the attempts the policy allows.
 
-        Without `retry` there is one attempt.
+        Without `retry` there is one attempt, at one endpoint.
         """
-        attempt = sent = 1
+        progress = _Progress()
         with self._time_limit():
             while True:
                 try:
-                    answer = await self._attempt(request, download, sent)
-                except _Failed as failed:
+                    answer = await self._attempt(request, download, progress)
+                except Failed as failed:
                     if self._has_moved(failed, download):
-                        attempt = 1
-                    if not (retry and self.policy.may_retry(failed.failure, attempt, idempotent=request.idempotent)):
+                        progress.attempt = 1
+                    if not (retry and await self._goes_on(request, progress, failed)):
                         raise failed.error from failed.error.__cause__
-                    attempt = await self.circuit.wait(failed.failure, attempt, failed.error, failed.server_asks)
                     _log.debug("%s %s: %s, sent again", request.method, request.path, failed.failure.value)
-                    sent += 1
+                    progress.sent += 1
                 else:
                     self.circuit.answered()
                     return answer
         message = f"not done within {self.policy.time_limit:g} seconds, the limit on all attempts together"
-        raise RequestTimeoutError(message, self._context(request, sent))
+        where = ErrorContext(request.operation, request.bucket, request.key, str(self.endpoint), attempts=progress.sent)
+        raise RequestTimeoutError(message, where)
+
+    async def _attempt(self, request: Request, download: Download | None, progress: _Progress) -> Answer:
+        """One attempt. Errors: `Failed`."""
+        size, begun = _size(request, download), trio.current_time()
+        asked = download.asked if download is not None else None
+        upstream = (asked and self.rotation.of(asked)) or self.rotation.choose(size, progress.tried)
+        upstream.load.owed += size
+        try:
+            answer = await upstream.attempt(request, download, progress.sent)
+        except Failed as failed:
+            progress.tried.append(upstream)
+            self.rotation.failed(upstream, failed.failure, size, failed.error)
+            raise
+        finally:
+            upstream.load.owed -= size
+        self.rotation.answered(upstream, size, begun)
+        return answer
+
+    async def _goes_on(self, request: Request, progress: _Progress, failed: Failed) -> bool:
+        """Whether it is sent again: now to an endpoint that was not tried, or after a wait to whichever."""
+        untried = len(progress.tried) < len(self.rotation)
+        attempt = 0 if untried else progress.attempt
+        if not self.policy.may_retry(failed.failure, attempt, idempotent=request.idempotent):
+            return False
+        if not untried:
+            progress.attempt = await self.circuit.wait(failed.failure, attempt, failed.error, failed.server_asks)
+            progress.tried.clear()
+        return True
 
     async def get_whole(self, request: Request) -> tuple[Answer | None, Connection | None]:
         """A GET's plain answer that comes at once, whole, with none of the rest's ceremony.
@@ -163,201 +114,71 @@ class Service:
         Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
         with; where nothing was, neither. Never raises `StoreError`.
         """
-        taken = self.take(1)
+        taken = self.take(1, LEAST)
         if not taken:
             return None, None
-        (connection,) = taken
+        ((upstream, (connection,)),) = taken
+        begun = trio.current_time()
         try:
-            head = await self._signed_head(request, None, expect=False)
+            head = await upstream.signed_head(request, None, expect=False)
             await connection.ask(head)
             answer = connection.take_whole(head)
         except BaseException as error:
-            self.pool.release(connection, reusable=False)
+            connection.give_back(reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
                 return None, None
             raise
         if answer is None:
             return None, connection
-        self.pool.release(connection, reusable=connection.reusable)
-        self.circuit.answered()
+        connection.give_back(reusable=connection.reusable)
+        self.answered(upstream, len(answer.body), begun)
         return answer, None
+
+    def answered(self, upstream: Upstream, size: int, begun: float) -> None:
+        """What `upstream` was asked at the time `begun`, of Trio's clock, it has answered, with `size` bytes."""
+        self.circuit.answered()
+        self.rotation.answered(upstream, size, begun)
 
     @property
     def pumped(self) -> bool:
-        """Whether there is a pump for connections to this endpoint."""
-        return can_pump(tls=self.endpoint.tls)
+        """Whether there is a pump for connections to the first endpoint, as to others of its kind."""
+        return self.rotation.first.pumped
 
-    def take(self, most: int) -> list[Connection]:
-        """Up to `most` idle connections, for what is asked without ceremony. A limit on time would be such."""
-        return self.pool.take(most) if self.policy.time_limit == math.inf else []
+    def take(self, most: int, size: int) -> list[tuple[Upstream, list[Connection]]]:
+        """Up to `most` idle connections, to where requests of `size` bytes each should go, to ask without ceremony.
 
-    async def heads(self, request: Request, paths: Sequence[str]) -> list[memoryview]:
-        """The signed heads of `request` for several `paths`. Errors: the signer's, `ProtocolError`."""
-        headers, signer = self._headers(request, request.headers, expect=False), self.signer
-        alike = await signer.sign_paths("GET", request.query, headers) if isinstance(signer, BatchSigner) else None
-        if alike is None:
-            return [await self._signed_head(request._replace(path=path), None, expect=False) for path in paths]
-        prefix, query = self.endpoint.prefix, f"?{request.query}" if request.query else ""
-        each = (
-            (SecretText(f"{prefix}{path}{query}"), SecretText(alike.authorization(prefix + path))) for path in paths
-        )
-        return request_heads("GET", headers, each)
+        There are none where there is a limit on time, which would be such.
+        """
+        if self.policy.time_limit != math.inf:
+            return []
+        shares = self.rotation.spread(most, size).items()
+        return [(upstream, taken) for upstream, share in shares if (taken := upstream.pool.take(share))]
 
     def _time_limit(self) -> AbstractContextManager[object]:
         """A scope that ends with the policy's limit. One without a limit would cost as much as a lease does."""
         limit = self.policy.time_limit
         return nullcontext() if limit == math.inf else trio.move_on_after(limit)
 
-    def _has_moved(self, failed: _Failed, download: Download | None) -> bool:
+    def _has_moved(self, failed: Failed, download: Download | None) -> bool:
         """Whether the attempt brought a part of the body; any sign of life closes the circuit."""
         moved = download is not None and download.broke_off()
         if moved or (failed.failure is Failure.FINAL and failed.error.status is not None):
             self.circuit.answered()
         return moved
 
-    async def _attempt(self, request: Request, download: Download | None, sent: int) -> Answer:
-        mended = False
-        while True:
-            try:
-                answer = await self._exchange(request, download)
-                fault = self._fault_of(request, answer)
-                if fault is None:
-                    return answer
-                hopeful = not mended and await self.signer.recover(fault.code, answer.status, answer.headers)
-            except (OSError, StoreError) as error:
-                raise self._broken(request, error, sent) from None
-            if not hopeful:
-                raise self._refused(request, answer, fault, download, sent)
-            mended = True
-
-    async def _exchange(self, request: Request, download: Download | None) -> Answer:
-        """The answer to a request that waits for permission to send its body, or does not where that is unknown."""
-        expect = request.expect and self._use_expect and sum(map(len, request.body)) >= EXPECT_FROM
-        answer = await self._exchange_signed(request, download, expect=expect)
-        if answer.status == 417 and expect:  # RFC 9110 section 10.1.1
-            self._use_expect = False
-            answer = await self._exchange_signed(request, download, expect=False)
-        return answer
-
-    async def _exchange_signed(self, request: Request, download: Download | None, *, expect: bool) -> Answer:
-        """One request on the wire, or two when a kept-alive connection was closed under the first.
-
-        What may not be repeated takes a connection that cannot have been closed, unless it begins with a question.
-        """
-        head = await self._signed_head(request, download, expect=expect)
-        fresh = not (request.idempotent or expect)
-        try:
-            return await self._on_connection(request, head, download, expect=expect, fresh=fresh)
-        except _StaleConnectionError:
-            return await self._on_connection(request, head, download, expect=expect, fresh=True)
-
-    async def _signed_head(self, request: Request, download: Download | None, *, expect: bool) -> memoryview:
-        """As a view, whose `repr` shows nothing of it: see :class:`.http1.SecretText`."""
-        asked, query = request.headers, request.query
-        if download is not None:
-            asked, query = download.narrow(asked, query)
-        headers = self._headers(request, asked, expect=expect)
-        path = self.endpoint.prefix + request.path
-        query = SecretText(await self.signer.sign(request.method, path, query, headers))
-        target = SecretText(f"{path}?{query}" if query else path)
-        return memoryview(request_head(request.method, target, headers))
-
-    def _headers(self, request: Request, asked: Mapping[str, str], *, expect: bool) -> SecretHeaders:
-        """All that the request says but its signature."""
-        headers = SecretHeaders({**self._defaults, **asked})
-        if request.body or request.method in ("PUT", "POST"):
-            headers["content-length"] = str(sum(map(len, request.body)))
-        if expect:
-            headers["expect"] = "100-continue"
-        return headers
-
-    async def _on_connection(
-        self, request: Request, head: memoryview, download: Download | None, *, expect: bool, fresh: bool
-    ) -> Answer:
-        connection = (download and download.take_asked()) or await self.pool.acquire(fresh=fresh)
-        reusable, reused = False, connection.uses > connection.asked
-        try:
-            answer = await connection.exchange(request.method, head, request.body, landing=download, expect=expect)
-            reusable = connection.reusable
-            self._use_expect = self._use_expect and not connection.ignores_expect
-            return answer
-        except TimeoutError:
-            self.pool.distrust(connection)
-            raise
-        except OSError as error:
-            harmless = request.idempotent or not connection.may_have_acted
-            if reused and not connection.answered and harmless:
-                raise _StaleConnectionError from error
-            raise
-        finally:
-            self.pool.release(connection, reusable=reusable)
-
-    def _fault_of(self, request: Request, answer: Answer) -> Fault | None:
-        """The failure that was answered. Errors: `ProtocolError` where neither that nor the result was."""
-        fault = self._read_fault(answer.status, answer.headers, answer.body)
-        if fault is None and answer.status not in request.success:
-            raise ProtocolError(f"the answer's status, {answer.status}, is none of this operation's success")
-        if fault is None and request.proof is not None:
-            request.proof(answer)
-        return fault
-
-    def _context(
-        self, request: Request, sent: int, status: int | None = None, fault: Fault | None = None
-    ) -> ErrorContext:
-        return ErrorContext(
-            operation=request.operation,
-            bucket=request.bucket,
-            key=request.key,
-            endpoint=str(self.endpoint),
-            status=status,
-            code=shown(fault.code, 100) if fault and fault.code else None,
-            request_id=shown(fault.request_id, 200) if fault and fault.request_id else None,
-            attempts=sent,
-        )
-
-    def _broken(self, request: Request, error: Exception, sent: int) -> _Failed:
-        """The attempt ended without a usable answer."""
-        context = self._context(request, sent)
-        if isinstance(error, StoreError) and not isinstance(error, ProtocolError | ConnectionFailedError):
-            return _Failed(Failure.FINAL, type(error)(error.message, context), cause=error.__cause__)
-        if isinstance(error, ProtocolError):
-            return _Failed(Failure.BROKEN, ProtocolError(error.message, context))
-        if isinstance(error, ConnectionFailedError):
-            cause = error.__cause__
-            if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
-                message = f"the server does not speak TLS here, or no version of it that is allowed: {error.message}"
-                return _Failed(Failure.FINAL, type(error)(message, context), cause=cause)
-            kind = Failure.FINAL if isinstance(cause, ssl.SSLCertVerificationError) else Failure.NOT_SENT
-            return _Failed(kind, type(error)(error.message, context), cause=cause)
-        if isinstance(error, TimeoutError):
-            return _Failed(Failure.STALLED, StallError(str(error), context), cause=error)
-        return _Failed(Failure.BROKEN, ConnectionFailedError(f"the connection broke: {error}", context), cause=error)
-
-    def _refused(self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int) -> _Failed:
-        """The server answered with an error."""
-        context = self._context(request, sent, answer.status, fault)
-        message = shown(fault.message or "") or f"the server answered {answer.status}"
-        if fault.error is not None:
-            return _Failed(Failure.FINAL, fault.error(message, context))
-        if download is not None and download.tells_change(answer.status):
-            message = "the object was replaced since its etag was learned"
-            return _Failed(Failure.FINAL, ObjectChangedError(message, context))
-        failure = failure_of(answer.status, fault.code)
-        error = error_class(answer.status if answer.status >= 300 else 500, fault.code)(message, context)
-        return _Failed(failure, error, server_asks=fault.retry_after or seconds(answer.headers.get("retry-after"), 1.0))
+    def retire(self) -> None:
+        """Keep no connection from now on; requests that are under way may still finish."""
+        self.rotation.retire()
 
     def close(self) -> None:
         """Close the connections."""
-        self.pool.close()
+        self.rotation.close()
 
     def __repr__(self) -> str:
-        return f"<Service {self.endpoint} {self.pool!r} {self.circuit!r}>"
+        return f"<Service {self.rotation!r} {self.circuit!r}>"
 
 
-class _StaleConnectionError(Exception):
-    """A kept-alive connection was closed by the server before it answered."""
-
-
-def seconds(text: str | None, unit: float) -> float | None:
-    """A wait that a header asks for in whole units of `unit` seconds; `None` for anything else, a date too."""
-    return int(text) * unit if text is not None and text.isdecimal() and len(text) < 10 else None
+def _size(request: Request, download: Download | None) -> int:
+    """About how many bytes an exchange has."""
+    body = sum(map(len, request.body))
+    return max(body, download.missing if download is not None else 0, LEAST)

@@ -97,7 +97,7 @@ async def test_a_service_account_signs_for_its_token(
     assert await store.get("key") == b"content"
     assert tokens.requests == [("POST", "/token")]
     assert store._service is not None
-    assert_no_secret(caplog.text + repr(store) + repr(vars(store)) + repr(store._service.signer))
+    assert_no_secret(caplog.text + repr(store) + repr(vars(store)) + repr(store._service.rotation.first.signer))
 
 
 async def test_the_metadata_server_has_tokens(

@@ -40,9 +40,9 @@ async def warm(server: FaultServer, make_store: MakeStore) -> S3Store:
     gate = trio.Event()
 
     async def connect() -> None:
-        connection = await store._service.pool.acquire()  # type: ignore[union-attr]
+        connection = await store._service.rotation.first.pool.acquire()  # type: ignore[union-attr]
         await gate.wait()
-        store._service.pool.release(connection, reusable=True)  # type: ignore[union-attr]
+        store._service.rotation.first.pool.release(connection, reusable=True)  # type: ignore[union-attr]
 
     await store.get("key")
     async with trio.open_nursery() as nursery:
@@ -63,7 +63,7 @@ async def all_of(batch: Batch[str]) -> dict[str, Reply[str]]:
 
 def leased(store: S3Store) -> int:
     assert store._service is not None
-    return store._service.pool.leased
+    return store._service.rotation.first.pool.leased
 
 
 @pytest.mark.parametrize("told", ["known", "unknown", "too small", "too large"])
@@ -192,14 +192,14 @@ async def test_no_connection_no_request(make_store: MakeStore, server: FaultServ
 
 
 async def test_heads_are_those_of_single_requests(warm: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = warm._service
-    assert service is not None
-    monkeypatch.setattr(service.signer, "_clock", lambda: 1e9)
-    monkeypatch.setattr(service.signer._server, "_clock", lambda: 1e9)  # type: ignore[attr-defined]
+    assert warm._service is not None
+    upstream = warm._service.rotation.first
+    monkeypatch.setattr(upstream.signer, "_clock", lambda: 1e9)
+    monkeypatch.setattr(upstream.signer._server, "_clock", lambda: 1e9)  # type: ignore[attr-defined]
     requests = [warm._addressed(warm._get_request(key)) for key in KEYS]
-    together = await service.heads(requests[0], [request.path for request in requests])
+    together = await upstream.heads(requests[0], [request.path for request in requests])
     assert list(map(bytes, together)) == [
-        bytes(await service._signed_head(request, None, expect=False)) for request in requests
+        bytes(await upstream.signed_head(request, None, expect=False)) for request in requests
     ]
 
 

@@ -84,7 +84,7 @@ async def test_cancelled_at_every_step(server: FaultServer, make_store: MakeStor
         cancelled = await cancelled_at(step, lambda store=store: operation(store))  # type: ignore[misc]
         server.script.clear()
         if store._service is not None:
-            assert store._service.pool.leased == 0
+            assert store._service.rotation.first.pool.leased == 0
         assert await store.get("key") == DATA
         await store.aclose()
         await server.settled(0)
@@ -107,9 +107,9 @@ async def test_cancelled_while_it_waits_for_a_slot(server: FaultServer, make_sto
             await store.get("key")
         assert scope.cancelled_caught
         assert store._service is not None
-        assert store._service.pool.leased == 1
+        assert store._service.rotation.first.pool.leased == 1
         nursery.cancel_scope.cancel()
-    assert store._service.pool.leased == 0
+    assert store._service.rotation.first.pool.leased == 0
     server.always = Fault()
     assert await store.get("key") == DATA
 

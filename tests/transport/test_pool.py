@@ -29,7 +29,7 @@ LIMIT = 4
 
 def pool_of(store: S3Store) -> ConnectionPool:
     assert store._service is not None
-    return store._service.pool
+    return store._service.rotation.first.pool
 
 
 async def test_no_more_connections_than_the_limit(server: FaultServer, make_store: MakeStore) -> None:

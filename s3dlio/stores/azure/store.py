@@ -56,7 +56,7 @@ from ...model import (
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import quote_path
-from ...transport.service import Fault, Request
+from ...transport.upstream import Fault, Request
 from ..http import HeaderNames, HttpStore, naming, open_service
 from ..integrity import read_checksum
 from ..xml import parse_error, text_of
@@ -100,11 +100,16 @@ class AzureStore(HttpStore):
     def __init__(self, bucket: str, config: Config, account: AzureAccount | None = None) -> None:
         account = account or azure_account(config)
         self._spelled = bucket
-        self._route = route(parse_address(bucket), account)
+        routes = [
+            route(parse_address(bucket), replace(account, endpoint=url or None))
+            for url in (account.endpoint or "").split(",")
+        ]
+        self._route = routes[0]
         account = replace(account, name=self._route.account)
-        endpoint = self._route.endpoint
-        signer = azure_signer(account, tls=endpoint.tls, anonymous=config.anonymous)
-        service = open_service(endpoint, config, signer, read_fault, {"x-ms-version": API_VERSION})
+        endpoints = [each.endpoint for each in routes]
+        confidential = all(endpoint.tls for endpoint in endpoints)
+        signer = azure_signer(account, tls=confidential, anonymous=config.anonymous)
+        service = open_service(endpoints, config, signer, read_fault, {"x-ms-version": API_VERSION})
         super().__init__(self._route.container, config, service)
         self._expires = sas_expiry(account.sas) if account.sas and not account.key else None
         self._uploads: set[str] = set()

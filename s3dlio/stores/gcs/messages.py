@@ -45,7 +45,7 @@ from ...model import (
 from ...transport.download import Pin
 from ...transport.endpoint import Endpoint, parse_endpoint
 from ...transport.http1 import SecretText, parse_size
-from ...transport.service import Fault
+from ...transport.upstream import Fault
 from ..http import HeaderNames, Query
 from ..integrity import read_checksum
 

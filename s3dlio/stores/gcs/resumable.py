@@ -33,7 +33,8 @@ from ...errors import (
 )
 from ...transport.connection import Answer
 from ...transport.retry import Failure
-from ...transport.service import Request, Service
+from ...transport.service import Service
+from ...transport.upstream import Request
 from .messages import content_range, persisted, session_target
 
 _CANCEL_TIME = 5.0

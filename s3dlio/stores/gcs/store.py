@@ -54,7 +54,7 @@ from ...model import (
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.endpoint import Endpoint
-from ...transport.service import Request
+from ...transport.upstream import Request
 from ..http import HttpStore, Query, creating, each, open_service, read_removed
 from ..store import check_key
 from . import messages
@@ -80,14 +80,15 @@ class GCSStore(HttpStore):
     _pin = messages.GENERATION
 
     def __init__(self, bucket: str, config: Config, credentials: TokenProvider | None = None) -> None:
-        endpoint = messages.endpoint_of(config.gcs_endpoint)
+        endpoints = [messages.endpoint_of(url) for url in (config.gcs_endpoint or "").split(",")]
         if config.anonymous:
             credentials = None
-        elif credentials is None and messages.is_google(endpoint):
+        elif credentials is None and all(map(messages.is_google, endpoints)):
             credentials = google_credentials()
         if credentials is not None:
-            _check_secrecy(endpoint)
-        service = open_service(endpoint, config, BearerSigner(credentials), messages.read_fault)
+            for endpoint in endpoints:
+                _check_secrecy(endpoint)
+        service = open_service(endpoints, config, BearerSigner(credentials), messages.read_fault)
         super().__init__(messages.check_bucket(bucket), config, service)
         self._resumable = ResumableUploads(service)
         self._uploads: set[str] = set()

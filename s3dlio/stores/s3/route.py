@@ -10,6 +10,7 @@ in the Amazon S3 User Guide; domains from botocore's `partitions.json`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -103,6 +104,18 @@ def route(bucket: str, region: str, endpoint: str | None, addressing: Addressing
     return Route(server, f"/{quote_path(bucket)}", signed, aws)
 
 
+def alike(routes: Sequence[Route]) -> Route:
+    """The first of `routes`, which requests are made for: the others differ in the server alone.
+
+    Errors: `ConfigError` where they do not.
+    """
+    first = routes[0]
+    for other in routes[1:]:
+        if (other.path, other.aws, other.endpoint.tls) != (first.path, first.aws, first.endpoint.tls):
+            raise ConfigError(f"endpoints of one store must be of one kind: {first.endpoint} and {other.endpoint}")
+    return first
+
+
 def _canonical(region: str, variant: Variant) -> tuple[str, Variant]:
     """Without what old names of regions said beside the region."""
     plain = region.replace("fips-", "").replace("-fips", "")
@@ -155,6 +168,10 @@ def regional_endpoint(endpoint: str | None, region: str) -> str | None:
     """
     if not endpoint:
         return None
+    return ",".join(_regional(url, region) for url in endpoint.split(","))
+
+
+def _regional(endpoint: str, region: str) -> str:
     server = parse_endpoint(endpoint)
     match = _AWS_HOST.fullmatch(server.host)
     if match is None or match[1]:

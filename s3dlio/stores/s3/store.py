@@ -44,13 +44,14 @@ from ...model import (
 from ...transport.connection import Answer
 from ...transport.download import Download
 from ...transport.http1 import http_date, parse_size, quote_path
-from ...transport.service import Fault, Request, Service, seconds
+from ...transport.service import Service
+from ...transport.upstream import Fault, Request, seconds
 from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
 from . import checksums
-from .route import DEFAULT_REGION, Route, Variant, check_bucket, regional_endpoint, route
+from .route import DEFAULT_REGION, Route, Variant, alike, check_bucket, regional_endpoint, route
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
 from .xml import can_hold, complete_body, delete_body, delete_failures, parse_list_page, parse_upload_id, parse_written
 
@@ -305,24 +306,26 @@ class S3Store(HttpStore):
         """Nothing has worked so far: what the profile says is read anew next time, as it may have been corrected."""
         if self._service is service and not self._answered:
             self._service = None
-            service.pool.retire()
+            service.retire()
 
     async def _open(self) -> Service:
         """Read the profile, which may touch files, and connect the parts. No request is sent."""
         settings = await trio.to_thread.run_sync(aws_profile, self.config)
         self._found = with_profile(self.config, settings)
         self._credentials = self._given or aws_credentials(self._found)
-        return self._take(self._route_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
+        return self._take(self._routes_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
 
-    def _route_in(self, region: str, endpoint: str | None) -> Route:
-        return route(self.bucket, region, endpoint, self._found.addressing, _variant(self._found))
+    def _routes_in(self, region: str, endpoint: str | None) -> list[Route]:
+        style, variant = self._found.addressing, _variant(self._found)
+        return [route(self.bucket, region, url or None, style, variant) for url in (endpoint or "").split(",")]
 
-    def _take(self, place: Route) -> Service:
+    def _take(self, places: Sequence[Route]) -> Service:
         assert self._credentials is not None
-        self._route = place
+        self._route = place = alike(places)
+        endpoints = [each.endpoint for each in places]
         signer = SigV4Signer(self._credentials, place.region)
         headers = {"x-amz-request-payer": "requester"} if self._found.requester_pays else None
-        return open_service(place.endpoint, self._found, signer, partial(read_fault, signed_for=place.region), headers)
+        return open_service(endpoints, self._found, signer, partial(read_fault, signed_for=place.region), headers)
 
     def _move(self, error: WrongRegionError, place: Route) -> Service:
         """Follow the bucket to the region the server named, once for all requests that were under way."""
@@ -333,12 +336,12 @@ class S3Store(HttpStore):
         old = self._service
         try:
             endpoint = regional_endpoint(self._found.endpoint, error.region)
-            self._service = self._take(self._route_in(error.region, endpoint))
+            self._service = self._take(self._routes_in(error.region, endpoint))
         except ConfigError:
             refused = error.status == 403 and not place.aws
             raise PermissionDeniedError(error.message, error.context) if refused else error from None
         if old is not None:
-            old.pool.retire()
+            old.retire()
         return self._service
 
 

@@ -10,7 +10,7 @@ from s3dlio.model import BoundedRange, GetOptions, GetResult, Sink
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.connection import Answer
 from s3dlio.transport.download import Download
-from s3dlio.transport.service import Request
+from s3dlio.transport.upstream import Request
 
 from ...servers.seaweedfs import SeaweedFS
 

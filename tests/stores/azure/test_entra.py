@@ -95,4 +95,4 @@ async def test_a_token_that_is_refused(store: AzureStore, chain: Chain, claims: 
     error = caught.value
     assert (error.operation, error.status, error.key) == ("GetBlob", 403, "key")
     assert store._service is not None
-    assert CANARY not in f"{error} {error!r} {pickle.dumps(error)!r} {store!r} {store._service.signer!r}"
+    assert CANARY not in f"{error} {error!r} {pickle.dumps(error)!r} {store!r} {store._service.rotation.first.signer!r}"

@@ -29,7 +29,7 @@ from s3dlio.stores.gcs.messages import Piece
 from s3dlio.stores.integrity import read_checksum
 from s3dlio.transport.download import Download
 from s3dlio.transport.http1 import Head
-from s3dlio.transport.service import Fault
+from s3dlio.transport.upstream import Fault
 
 WHERE = ErrorContext("operation", "bucket", "key")
 

@@ -70,7 +70,7 @@ async def test_many_requests_learn_it_together(server: FaultServer, make_store: 
     assert await store.get("key") == DATA
     assert signed_for(server.requests[-1]) == "eu-west-1"
     assert store._service is not None
-    assert store._service.pool.leased == 0
+    assert store._service.rotation.first.pool.leased == 0
 
 
 async def test_a_region_is_followed_once(server: FaultServer, store: S3Store) -> None:

@@ -1,0 +1,119 @@
+"""The endpoints of a service: which one is asked, and who looks after those that are out.
+
+Ownership: a rotation owns its upstreams. While one is out a system task probes it, and ends when none is: it opens a
+connection, which an ordinary request uses then, so that no request waits for an endpoint that may be dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import trio
+
+from ..errors import StoreError
+from .balance import Health, choose
+from .connection import Connection
+from .retry import Failure
+from .upstream import Upstream
+
+_log = logging.getLogger("s3dlio.transport")
+
+_PROBE_TIME = 5.0
+"""Longest that a probe waits for its connection, in seconds."""
+
+
+class Rotation:
+    """One or more endpoints that have the same objects. Belongs to one Trio run."""
+
+    def __init__(self, upstreams: Sequence[Upstream]) -> None:
+        self._all = list(upstreams)
+        self._random = random.Random()  # not the module's: forked processes would all choose alike
+        self._looking = self._closed = False
+
+    def __iter__(self) -> Iterator[Upstream]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def of(self, connection: Connection) -> Upstream | None:
+        """The one that `connection` leads to, if it is one of these."""
+        return next((each for each in self._all if each.pool is connection.pool), None)
+
+    @property
+    def first(self) -> Upstream:
+        """The one that was named first."""
+        return self._all[0]
+
+    def choose(self, size: int, tried: Sequence[Upstream] = ()) -> Upstream:
+        """Whom to ask for about `size` bytes; not all were `tried`."""
+        if len(self._all) == 1:
+            return self._all[0]
+        return choose(self._all, tried, size, trio.current_time(), self._random)
+
+    def spread(self, count: int, size: int) -> dict[Upstream, int]:
+        """How many of `count` requests of `size` bytes each go where."""
+        if len(self._all) == 1:
+            return {self._all[0]: count}
+        shares: Counter[Upstream] = Counter()
+        for _ in range(count):
+            shares[chosen := self.choose(size)] += 1
+            chosen.load.owed += size
+        for chosen, share in shares.items():
+            chosen.load.owed -= share * size
+        return shares
+
+    def answered(self, upstream: Upstream, size: int, begun: float) -> None:
+        """It has answered, with `size` bytes, what it was asked at the time `begun`."""
+        if len(self._all) == 1:
+            return
+        now = trio.current_time()
+        if upstream.load.answered(size, now - begun, now):
+            _log.warning("%s is asked again", upstream.endpoint)
+
+    def failed(self, upstream: Upstream, failure: Failure, size: int, error: StoreError) -> None:
+        """A request of `size` bytes has failed there so."""
+        if len(self._all) == 1:
+            return
+        if upstream.load.failed(failure, size, trio.current_time(), self._random.random()):
+            _log.warning("%s is not asked for a while: %s", upstream.endpoint, error)
+        if upstream.load.health is Health.OUT and not self._looking:
+            self._looking = True
+            trio.lowlevel.spawn_system_task(self._probe_those_out, name="s3dlio probes of endpoints")
+
+    async def _probe_those_out(self) -> None:
+        try:
+            while not self._closed and (out := [each for each in self._all if each.load.health is Health.OUT]):
+                await trio.sleep_until(min(each.load.probe_at for each in out))
+                async with trio.open_nursery() as nursery:
+                    for each in out:
+                        if each.load.probe_at <= trio.current_time():
+                            nursery.start_soon(self._probe, each)
+        finally:
+            self._looking = False
+
+    async def _probe(self, upstream: Upstream) -> None:
+        upstream.load.put_out(trio.current_time(), self._random.random())
+        with trio.move_on_after(_PROBE_TIME), suppress(StoreError, trio.ClosedResourceError):
+            connection = await upstream.pool.acquire(fresh=True)
+            upstream.pool.release(connection, reusable=True)
+            if upstream.load.health is Health.OUT:
+                upstream.load.health = Health.TRIED
+
+    def retire(self) -> None:
+        """Keep no connection from now on; requests that are under way may still finish."""
+        for each in self._all:
+            each.pool.retire()
+
+    def close(self) -> None:
+        """Close the connections, and look after none."""
+        self._closed = True
+        for each in self._all:
+            each.pool.close()
+
+    def __repr__(self) -> str:
+        return repr(self._all)

@@ -1,0 +1,329 @@
+"""Several endpoints that have the same objects: what one of them does, or does not, is made up for by the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from s3dlio.config import Config
+from s3dlio.errors import (
+    ConnectionFailedError,
+    NotFoundError,
+    ObjectChangedError,
+    ServerError,
+    StoreError,
+    ThrottledError,
+)
+from s3dlio.model import PutOptions
+from s3dlio.stores.s3.store import S3Store
+from s3dlio.transfer import ParallelStore
+from s3dlio.transport.balance import Health, Load
+
+from ..servers.faults import NOTHING, Fault, FaultServer, fault_server, refusal
+from .conftest import BUCKET, DATA, ROOT
+
+MiB = 1 << 20
+LARGE = bytes(range(256)) * (2 * MiB // 256)
+SLOW_DOWN = refusal(503, "SlowDown")
+INTERNAL = refusal(500, "InternalError")
+
+Open = Callable[..., S3Store]
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[list[FaultServer]]:
+    """Three with the same objects."""
+    async with AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(fault_server()) for _ in range(3)]
+        objects = {f"{ROOT}key": DATA, f"{ROOT}large": LARGE}
+        for server in found:
+            server.objects = objects
+        yield found
+
+
+@pytest.fixture
+async def store_of() -> AsyncIterator[Callable[..., S3Store]]:
+    async with AsyncExitStack() as stack:
+
+        def make(servers: list[FaultServer], **settings: Any) -> S3Store:
+            endpoint = [server.endpoint for server in servers]
+            store = S3Store(BUCKET, Config(**{"endpoint": endpoint, "max_attempts": 3, **settings}))
+            stack.push_async_callback(store.aclose)
+            return store
+
+        yield make
+
+
+def load_of(store: S3Store, server: FaultServer) -> Load:
+    assert store._service is not None
+    return next(each.load for each in store._service.rotation if str(each.endpoint) == server.endpoint)
+
+
+def asked(servers: list[FaultServer]) -> list[int]:
+    return [len(server.requests) for server in servers]
+
+
+async def kill(*servers: FaultServer) -> None:
+    """As by SIGKILL, until `restart` is set: connections end, and new ones are refused."""
+    for server in servers:
+        server.restart = trio.Event()
+        server.serving.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def read(store: S3Store, times: int) -> None:
+    for _ in range(times):
+        assert await store.get("key") == DATA
+
+
+async def test_requests_are_spread_and_signed_for_whom_they_go_to(servers: list[FaultServer], store_of: Open) -> None:
+    store = store_of(servers)
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(read, store, 1)
+    assert sum(asked(servers)) == 30
+    assert min(asked(servers)) >= 5
+    for server in servers:
+        assert {request.headers["host"] for request in server.requests} == {server.endpoint.removeprefix("http://")}
+
+
+async def test_parts_of_one_object_are_spread(servers: list[FaultServer], store_of: Open) -> None:
+    store = store_of(servers)
+    parallel = ParallelStore(store, part_size=128 << 10, parts_in_flight=8)
+    assert await parallel.get("large") == LARGE
+    assert min(asked(servers)) >= 2
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(
+    "fault",
+    [
+        SLOW_DOWN,
+        INTERNAL,
+        Fault(cut=NOTHING),
+        Fault(cut=NOTHING, reset=True),
+        Fault(cut=100),
+        Fault(raw=b"what?\r\n\r\n"),
+    ],
+    ids=["throttled", "error", "hung up", "reset", "cut", "nonsense"],
+)
+async def test_the_others_are_asked_at_once(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock, fault: Fault
+) -> None:
+    store = store_of(servers, max_attempts=1)
+    servers[0].always = servers[1].always = fault
+    begun = trio.current_time()
+    await read(store, 20)
+    assert trio.current_time() - begun < 1
+
+
+@pytest.mark.virtual_clock
+async def test_a_download_goes_on_elsewhere_at_the_byte_that_was_reached(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers[:2])
+    for server in servers[:2]:
+        server.script.append(Fault(cut=MiB))
+    assert await store.get("large") == LARGE
+    requests = [request for server in servers for request in server.requests]
+    assert {request.range for request in requests} == {None, f"bytes={MiB}-{2 * MiB - 1}"}
+    assert sum(server.body_bytes_sent for server in servers) <= len(LARGE)
+
+
+async def test_what_another_has_of_it_is_another_version(servers: list[FaultServer], store_of: Open) -> None:
+    store = store_of(servers[:2])
+    servers[1].objects = {f"{ROOT}large": LARGE[::-1]}
+    for server in servers[:2]:
+        server.script.append(Fault(cut=MiB))
+    with pytest.raises(ObjectChangedError):
+        await store.get("large")
+
+
+@pytest.mark.virtual_clock
+async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
+    servers: list[FaultServer],
+    store_of: Open,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = store_of(servers)
+    await read(store, 12)
+    gone, *rest = servers
+    await kill(gone)
+    before, begun = len(gone.requests), trio.current_time()
+    await read(store, 30)
+    assert load_of(store, gone).health is Health.OUT
+    await trio.sleep(60)
+    await read(store, 30)
+    assert len(gone.requests) == before
+    assert sum("not asked for a while" in record.message for record in caplog.records) == 1
+    gone.restart.set()
+    while load_of(store, gone).health is Health.OUT:
+        await trio.sleep(1)
+    assert trio.current_time() - begun < 60 + 31
+    assert load_of(store, gone).health is Health.TRIED
+    with caplog.at_level(logging.WARNING):
+        await read(store, 30)
+    assert len(gone.requests) > before
+    assert "is asked again" in caplog.text
+    assert all(record.levelno <= logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.virtual_clock
+async def test_probes_become_rare(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers)
+    servers[0].always = Fault(cut=NOTHING)
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(read, store, 1)
+    assert load_of(store, servers[0]).health is Health.OUT
+    requests, connections = len(servers[0].requests), servers[0].connections
+    for _ in range(300):
+        await trio.sleep(1)
+        await read(store, 1)
+    assert len(servers[0].requests) - requests <= 16
+    assert servers[0].connections - connections <= 32
+
+
+@pytest.mark.virtual_clock
+async def test_when_all_are_gone_the_error_has_tried_each(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers, max_attempts=2)
+    await kill(*servers)
+    with pytest.raises(ConnectionFailedError) as caught:
+        await store.get("key")
+    assert caught.value.context.attempts == 6
+    assert caught.value.endpoint in [server.endpoint for server in servers]
+
+
+@pytest.mark.virtual_clock
+async def test_an_outage_of_all_is_waited_for(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers, max_attempts=10)
+    async with trio.open_nursery() as nursery:
+        await kill(*servers)
+        for _ in range(20):
+            nursery.start_soon(read, store, 1)
+        await trio.sleep(15)
+        for server in servers:
+            server.restart.set()
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(("fault", "kind"), [(SLOW_DOWN, ThrottledError), (INTERNAL, ServerError)])
+async def test_when_all_refuse_there_are_as_many_rounds_as_attempts(
+    servers: list[FaultServer],
+    store_of: Open,
+    autojump_clock: trio.testing.MockClock,
+    fault: Fault,
+    kind: type[StoreError],
+) -> None:
+    store = store_of(servers, max_attempts=3)
+    for server in servers:
+        server.always = fault
+    with pytest.raises(kind) as caught:
+        await store.get("key")
+    assert asked(servers) == [3, 3, 3]
+    assert caught.value.context.attempts == 9
+
+
+async def test_what_is_not_there_is_asked_for_once(servers: list[FaultServer], store_of: Open) -> None:
+    with pytest.raises(NotFoundError):
+        await store_of(servers).head("absent")
+    assert sum(len([each for each in server.requests if "absent" in each.target]) for server in servers) == 1
+
+
+@pytest.mark.virtual_clock
+async def test_a_write_whose_outcome_is_unknown_goes_nowhere_else(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers)
+    for server in servers:
+        server.always = Fault(cut=NOTHING)
+    with pytest.raises(StoreError):
+        await store.put("new", DATA, PutOptions(if_none_match=True))
+    assert sum(asked(servers)) == 1
+
+
+@pytest.mark.virtual_clock
+async def test_one_that_refuses_at_once_gets_no_more_than_the_others(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers)
+    servers[0].always = SLOW_DOWN
+    for server in servers[1:]:
+        server.always = Fault(pace=(1 << 10, 0.01))
+
+    async def work() -> None:
+        await read(store, 20)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(work)
+    refused, *served = asked(servers)
+    assert refused <= min(served)
+    assert load_of(store, servers[0]).health is Health.IN
+
+
+@pytest.mark.virtual_clock
+async def test_a_slow_one_holds_up_little(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers)
+    for server, pause in zip(servers, (0.1, 0.01, 0.01), strict=True):
+        server.always = Fault(pace=(1 << 10, pause))
+
+    async def work() -> None:
+        await read(store, 40)
+
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(work)
+    slow, *quick = asked(servers)
+    assert 2 * slow < min(quick)
+    assert trio.current_time() - begun < 12 * 40 * 0.1 / 2
+
+
+@pytest.mark.virtual_clock
+async def test_a_silent_one_is_given_up_and_its_work_moved(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = store_of(servers, stall_timeout=5)
+    servers[0].always = Fault(stall=NOTHING)
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(read, store, 1)
+    assert load_of(store, servers[0]).health is Health.OUT
+    assert trio.current_time() < 10
+
+
+async def test_nothing_is_owed_at_the_end(servers: list[FaultServer], store_of: Open) -> None:
+    store = store_of(servers)
+    for server in servers:
+        server.script.extend([Fault(cut=10), SLOW_DOWN, Fault(cut=NOTHING)])
+    with trio.move_on_after(0.05):
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(read, store, 3)
+    assert [load_of(store, server).owed for server in servers] == [0, 0, 0]
+    assert store._service is not None
+    assert all(upstream.pool.leased == 0 for upstream in store._service.rotation)
+
+
+@pytest.mark.parametrize(
+    "endpoints", [["http://a:1", "https://a:2"], ["https://s3.us-east-1.amazonaws.com", "https://other"]]
+)
+async def test_endpoints_of_two_kinds_are_refused(store_of: Open, endpoints: list[str]) -> None:
+    with pytest.raises(StoreError, match="of one kind"):
+        await store_of([], endpoint=endpoints).get("key")
