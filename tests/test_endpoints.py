@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,11 @@ def test_too_many_or_none(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["endpoint", "gcs_endpoint", "azure_endpoint"])
 def test_a_config_keeps_one_text(name: str) -> None:
-    config = Config(**{name: ["http://a:1", "http://b:{2...3}"]})
+    make: Callable[..., Config] = Config
+    config = make(**{name: ["http://a:1", "http://b:{2...3}"]})
     assert getattr(config, name) == "http://a:1,http://b:2,http://b:3"
-    assert config == Config(**{name: "http://a:1, http://b:2, http://b:3"}) == pickle.loads(pickle.dumps(config))
-    assert hash(config) == hash(Config(**{name: ("http://a:1", "http://b:2,http://b:3")}))
+    assert config == make(**{name: "http://a:1, http://b:2, http://b:3"}) == pickle.loads(pickle.dumps(config))
+    assert hash(config) == hash(make(**{name: ("http://a:1", "http://b:2,http://b:3")}))
 
 
 @pytest.mark.parametrize("given", [["http://u:p@a"], "http://a,http://u:p@b", [1], "http://a?x,http://b"])

@@ -4,8 +4,8 @@ Theory of operation. Two endpoints are taken at random, and the one is asked tha
 that are owed, those of this request included, take less time at the pace it has had lately. So parts of one object
 spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to the
 same one. To refuse (429, 503) is quick, and counts as slow. What was seen is forgotten again, and one that nothing is
-known of passes for as quick as the other, so that an endpoint that was slow once is tried anew. Sources: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001;
-the load metric "peak EWMA" of Finagle.
+known of passes for as quick as the other, so that an endpoint that was slow once is tried anew. Sources: Mitzenmacher,
+"The Power of Two Choices in Randomized Load Balancing", 2001; the load metric "peak EWMA" of Finagle.
 
 An endpoint that takes no connection, or fails three times in a row, is out. It is probed after a second, then at longer
 and longer intervals; once a probe has got through it is given one request, and when that is answered more and more of
@@ -81,12 +81,12 @@ class Load:
         self.health, self._probes, self._back_at = Health.IN, 0, now
         return True
 
-    def failed(self, failure: Failure, size: int, now: float, jitter: float) -> bool:
-        """A request of `size` bytes has failed so; whether that puts it out. `jitter` is random in [0, 1)."""
+    def failed(self, failure: Failure, size: int, seconds: float, now: float, jitter: float) -> bool:
+        """A request of `size` bytes has failed so in that time; whether that puts it out. `jitter` is in [0, 1)."""
         if failure is Failure.FINAL:
             return False
-        if failure is Failure.THROTTLED:
-            self._see(size, _THROTTLED, now)
+        if failure in (Failure.THROTTLED, Failure.LATE):
+            self._see(size, max(seconds, _THROTTLED) if failure is Failure.THROTTLED else seconds, now)
             return False
         self._failed += 1
         if self.health is Health.OUT or (self._bears(failure) and self.health is Health.IN):

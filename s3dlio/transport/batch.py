@@ -15,6 +15,7 @@ every row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,7 +24,9 @@ import trio
 from ..alignment.buffers import address_of, fresh_bytes
 from .balance import LEAST
 from .connection import Answer, Connection
+from .late import LateWatch
 from .pump import Moved, Pump
+from .retry import Failure
 from .service import Service
 from .upstream import Request, Upstream
 
@@ -56,6 +59,11 @@ class _Asked(NamedTuple, Generic[T]):
     begun: float
 
     @property
+    def watch(self) -> LateWatch | None:
+        """What looks after it until it is answered."""
+        return self.service.rotation.late
+
+    @property
     def size(self) -> int:
         """About how many bytes come."""
         return max(len(self.place), LEAST)
@@ -67,6 +75,7 @@ class Batch(Generic[T]):
     def __init__(self) -> None:
         self._asked: dict[int, _Asked[T]] = {}
         self._ended: list[tuple[int, Moved]] = []
+        self._late: set[Connection] = set()
         self._news = trio.Event()
 
     def __len__(self) -> int:
@@ -106,11 +115,17 @@ class Batch(Generic[T]):
             assert pump is not None
             rows.setdefault(pump, []).extend(connection.begin_asking((place, size), each.place))
             self._asked[connection.stream.descriptor] = each
+            if each.watch is not None:
+                each.watch.begin(connection, partial(self._give_up, connection))
             each.upstream.load.owed += each.size
             place += size
         kept = together, asked
         for pump, words in rows.items():
             pump.post(words, kept, self._note)
+
+    def _give_up(self, connection: Connection) -> None:
+        self._late.add(connection)
+        connection.stream.give_up()
 
     def _note(self, descriptor: int, moved: Moved) -> None:
         self._ended.append((descriptor, moved))
@@ -120,7 +135,7 @@ class Batch(Generic[T]):
         """What has come, when something has. None after :meth:`interrupt`."""
         await self._hear()
         ended, self._ended = self._ended, []
-        return [self._reply(self._asked.pop(descriptor), moved) for descriptor, moved in ended]
+        return [self._reply(descriptor, moved) for descriptor, moved in ended]
 
     async def _hear(self) -> None:
         await self._news.wait()
@@ -130,20 +145,30 @@ class Batch(Generic[T]):
         """Have :meth:`answers` return."""
         self._news.set()
 
-    def _reply(self, asked: _Asked[T], moved: Moved) -> Reply[T]:
+    def _reply(self, descriptor: int, moved: Moved) -> Reply[T]:
+        asked = self._asked.pop(descriptor)
+        self._account(asked)
         connection = asked.connection
-        asked.upstream.load.owed -= asked.size
         connection.end_asking(moved, len(asked.head))
         try:
             answer = connection.take_whole(asked.head)
         except MemoryError:  # who asks for it alone may have it, or says why not
             connection.give_back(reusable=False)
             return Reply(asked.name, None, None)
-        if answer is None:
-            return Reply(asked.name, None, connection)
-        connection.give_back(reusable=connection.reusable)
-        asked.service.answered(asked.upstream, asked.size, asked.begun)
-        return Reply(asked.name, answer, None)
+        if answer is not None:
+            connection.give_back(reusable=connection.reusable)
+            asked.service.answered(asked.upstream, asked.size, asked.begun)
+        elif connection in self._late:
+            connection.give_back(reusable=False)
+            asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
+        kept = answer is None and connection not in self._late
+        self._late.discard(connection)
+        return Reply(asked.name, answer, connection if kept else None)
+
+    def _account(self, asked: _Asked[T]) -> None:
+        asked.upstream.load.owed -= asked.size
+        if asked.watch is not None:
+            asked.watch.end(asked.connection)
 
     async def close(self) -> None:
         """Give up all that is under way."""
@@ -153,7 +178,7 @@ class Batch(Generic[T]):
             while len(self._ended) < len(self._asked):
                 await self._hear()
         for descriptor, moved in self._ended:
-            self._reply(self._asked.pop(descriptor), moved).drop()
+            self._reply(descriptor, moved).drop()
         self._ended.clear()
 
 

@@ -73,6 +73,8 @@ class Download:
         self.filled = self.skip = 0
         self.received = 0
         self.result: GetResult | None = None
+        self.on_answer: Callable[[], object] | None = None
+        """Called when an answer with bytes of the object has begun."""
         self._sink = sink
         self._describe = describe
         self._range = byte_range
@@ -120,6 +122,8 @@ class Download:
 
     def place(self, head: Head, length: int) -> memoryview:
         """Where the body of a 200 or 206 goes. Errors: `ObjectChangedError`, `ProtocolError`, `RangeError`."""
+        if self.on_answer is not None:
+            self.on_answer()
         start, end, size = self._answered_range(head, length)
         meta = self._describe(head.headers, size)
         wanted_start, wanted_end = self._begin(meta) if self.result is None else self._continue(meta, self.result)

@@ -25,6 +25,7 @@ class Failure(Enum):
     NOT_SENT = "not sent"
     BROKEN = "broken"
     STALLED = "stalled"
+    LATE = "late"
     THROTTLED = "throttled"
     TRANSIENT = "transient"
     FINAL = "final"

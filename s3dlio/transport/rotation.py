@@ -17,6 +17,7 @@ import trio
 from ..errors import StoreError
 from .balance import Health, choose
 from .connection import Connection
+from .late import LateWatch
 from .retry import Failure
 from .upstream import Upstream
 
@@ -32,6 +33,8 @@ class Rotation:
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self._all = list(upstreams)
         self._random = random.Random()  # not the module's: forked processes would all choose alike
+        self.late = LateWatch() if len(self._all) > 1 else None
+        """Gives up requests that another endpoint would answer sooner."""
         self._looking = self._closed = False
 
     def __iter__(self) -> Iterator[Upstream]:
@@ -75,12 +78,13 @@ class Rotation:
         if upstream.load.answered(size, now - begun, now):
             _log.warning("%s is asked again", upstream.endpoint)
 
-    def failed(self, upstream: Upstream, failure: Failure, size: int, error: StoreError) -> None:
-        """A request of `size` bytes has failed there so."""
+    def failed(self, upstream: Upstream, failure: Failure, size: int, begun: float, why: object) -> None:
+        """What it was asked at the time `begun`, for `size` bytes, has failed so."""
         if len(self._all) == 1:
             return
-        if upstream.load.failed(failure, size, trio.current_time(), self._random.random()):
-            _log.warning("%s is not asked for a while: %s", upstream.endpoint, error)
+        now = trio.current_time()
+        if upstream.load.failed(failure, size, now - begun, now, self._random.random()):
+            _log.warning("%s is not asked for a while: %s", upstream.endpoint, why)
         if upstream.load.health is Health.OUT and not self._looking:
             self._looking = True
             trio.lowlevel.spawn_system_task(self._probe_those_out, name="s3dlio probes of endpoints")

@@ -18,10 +18,11 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
-from ..errors import ErrorContext, RequestTimeoutError, StoreError
+from ..errors import ErrorContext, RequestTimeoutError, StallError, StoreError
 from .balance import LEAST
 from .circuit import CircuitBreaker
 from .connection import Answer, Connection
@@ -87,15 +88,32 @@ class Service:
         upstream = (asked and self.rotation.of(asked)) or self.rotation.choose(size, progress.tried)
         upstream.load.owed += size
         try:
-            answer = await upstream.attempt(request, download, progress.sent)
+            answer = await self._ask(upstream, request, download, progress)
         except Failed as failed:
             progress.tried.append(upstream)
-            self.rotation.failed(upstream, failed.failure, size, failed.error)
+            self.rotation.failed(upstream, failed.failure, size, begun, failed.error)
             raise
         finally:
             upstream.load.owed -= size
         self.rotation.answered(upstream, size, begun)
         return answer
+
+    async def _ask(
+        self, upstream: Upstream, request: Request, download: Download | None, progress: _Progress
+    ) -> Answer:
+        """The answer of `upstream`. A read that is late to be answered is given up where another one can be asked."""
+        watch, others = self.rotation.late, len(self.rotation) - len(progress.tried) - 1
+        if watch is None or download is None or others < 1:
+            return await upstream.attempt(request, download, progress.sent)
+        with trio.CancelScope() as scope:
+            download.on_answer = partial(watch.end, scope)
+            watch.begin(scope, scope.cancel)
+            try:
+                return await upstream.attempt(request, download, progress.sent)
+            finally:
+                watch.end(scope)
+        where = ErrorContext(request.operation, request.bucket, request.key, str(upstream.endpoint))
+        raise Failed(Failure.LATE, StallError("not answered while others would have been", where))
 
     async def _goes_on(self, request: Request, progress: _Progress, failed: Failed) -> bool:
         """Whether it is sent again: now to an endpoint that was not tried, or after a wait to whichever."""
@@ -114,7 +132,7 @@ class Service:
         Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
         with; where nothing was, neither. Never raises `StoreError`.
         """
-        taken = self.take(1, LEAST)
+        taken = self.take(1, LEAST) if self.rotation.late is None else []
         if not taken:
             return None, None
         ((upstream, (connection,)),) = taken

@@ -75,6 +75,8 @@ class Fault:
     """Request headers that are not there for the server."""
     hang_up: bool = False
     """The answer promises to keep the connection, and it ends all the same."""
+    delay: float = 0.0
+    """Before anything is answered."""
 
 
 HONEST = Fault()
@@ -253,6 +255,7 @@ class _Exchange:
         body = b"" if fault.early else await self._body(headers, fault)
         asked = Asked(method, target, headers, body, self._number)
         self._server.requests.append(asked)
+        await trio.sleep(fault.delay)
         await self._answer(asked, fault)
         if fault.refuse_after is not None:
             await trio.testing.wait_all_tasks_blocked(_LULL)  # or RST would overtake the answer

@@ -47,7 +47,7 @@ def owing(among: list[Place], count: int, size: int = MiB, now: float = 0.0, *, 
 
 
 def put_out(place: Place, now: float = 0.0) -> None:
-    assert place.load.failed(Failure.NOT_SENT, LEAST, now, 0.0)
+    assert place.load.failed(Failure.NOT_SENT, LEAST, 0.0, now, 0.0)
 
 
 def test_equal_ones_get_equal_shares() -> None:
@@ -77,14 +77,14 @@ def test_who_refuses_at_once_is_not_quick() -> None:
     for place in among:
         place.load.answered(MiB, 0.01, 0.0)
     for _ in range(3):
-        assert not among[0].load.failed(Failure.THROTTLED, MiB, 0.0, 0.0)
+        assert not among[0].load.failed(Failure.THROTTLED, MiB, 0.0, 0.0, 0.0)
     assert among[0].load.health is Health.IN
     assert owing(among, 100)[0] < 5
 
 
 def test_what_was_seen_is_forgotten() -> None:
     among = places(2)
-    among[0].load.failed(Failure.THROTTLED, MiB, 0.0, 0.0)
+    among[0].load.failed(Failure.THROTTLED, MiB, 0.0, 0.0, 0.0)
     among[1].load.answered(MiB, 0.01, 0.0)
     assert shares(among, 50) == [0, 50]
     assert shares(among, 50, now=300.0)[0] > 10
@@ -92,31 +92,31 @@ def test_what_was_seen_is_forgotten() -> None:
 
 def test_a_single_refused_connection_puts_out_and_a_probe_comes_later_and_later() -> None:
     load, waits = Load(), []
-    assert load.failed(Failure.NOT_SENT, LEAST, 0.0, 1.0)
+    assert load.failed(Failure.NOT_SENT, LEAST, 0.0, 0.0, 1.0)
     for _ in range(8):
         waits.append(load.probe_at)
         load.put_out(0.0, 1.0)
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
     load.answered(LEAST, 0.01, 0.0)
-    assert load.failed(Failure.NOT_SENT, LEAST, 0.0, 0.0)
+    assert load.failed(Failure.NOT_SENT, LEAST, 0.0, 0.0, 0.0)
     assert load.probe_at == 0.5
 
 
 @pytest.mark.parametrize("failure", PASSING)
 def test_three_failures_in_a_row_put_out(failure: Failure) -> None:
     load = Load()
-    assert [load.failed(failure, LEAST, 0.0, 0.0) for _ in range(2)] == [False, False]
+    assert [load.failed(failure, LEAST, 0.0, 0.0, 0.0) for _ in range(2)] == [False, False]
     load.answered(LEAST, 0.01, 0.0)
-    assert [load.failed(failure, LEAST, 0.0, 0.0) for _ in range(3)] == [False, False, True]
+    assert [load.failed(failure, LEAST, 0.0, 0.0, 0.0) for _ in range(3)] == [False, False, True]
     assert load.health is Health.OUT
     due = load.probe_at
-    assert not load.failed(failure, LEAST, 9.0, 0.0)
+    assert not load.failed(failure, LEAST, 0.0, 9.0, 0.0)
     assert load.probe_at == due
 
 
 def test_a_final_answer_is_no_failure_of_the_endpoint() -> None:
     load = Load()
-    assert not any(load.failed(Failure.FINAL, LEAST, 0.0, 0.0) for _ in range(9))
+    assert not any(load.failed(Failure.FINAL, LEAST, 0.0, 0.0, 0.0) for _ in range(9))
     assert load.health is Health.IN
 
 
@@ -140,7 +140,7 @@ def test_one_on_trial_gets_one_request() -> None:
     put_out(among[0])
     among[0].load.health = Health.TRIED
     assert owing(among, 60)[0] == 1
-    assert not among[0].load.failed(Failure.TRANSIENT, LEAST, 1.0, 0.0)
+    assert not among[0].load.failed(Failure.TRANSIENT, LEAST, 0.0, 1.0, 0.0)
     assert among[0].load.health is Health.OUT
 
 

@@ -65,6 +65,7 @@ def store_config(
     Files have no endpoint.
     Errors: `TypeError` for a value of the wrong type; `S3Exception` for one that cannot be used.
     """
+    endpoint = _joined(endpoint)
     check_given(region=region, endpoint=endpoint)
     _check(wanted)
     if endpoint and scheme in _ENDPOINTS:
@@ -83,6 +84,12 @@ def store_config(
             max_attempts=_max_attempts(wanted.max_attempts),
             **settings,
         )
+
+
+def _joined(endpoint: Any) -> Any:
+    """Several endpoints as one text, as :attr:`.Config.endpoint` has them."""
+    several = isinstance(endpoint, list | tuple) and all(isinstance(url, str) for url in endpoint)
+    return ",".join(endpoint) if several else endpoint
 
 
 def parts_in_flight(gbps: float, part_size: int) -> int:
