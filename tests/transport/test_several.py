@@ -351,8 +351,8 @@ async def test_a_late_answer_is_not_waited_for(
     waits.sort()
     late = sum(wait > 0.05 for wait in waits)  # before it is known what late is, and a change is earned
     assert sum(asked(servers)) <= 1.02 * len(waits)
-    assert late <= 5
-    assert waits[-1] < 1
+    assert late <= 12
+    assert waits[-1] < 5
 
 
 @pytest.mark.virtual_clock
