@@ -22,7 +22,17 @@ from pathlib import Path
 HOST = "127.0.0.1"
 START_LIMIT = 60.0
 
-CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "GCE_", "NO_GCE_CHECK", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "S3DLIO_")
+CLOUD_VARIABLES = (
+    "AWS_",
+    "AZURE_",
+    "GOOGLE_",
+    "GCE_",
+    "NO_GCE_CHECK",
+    "CLOUDSDK_",
+    "STORAGE_EMULATOR_HOST",
+    "S3DLIO_",
+    "S3_",
+)
 
 
 _LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 $server; } & exec 3<&-; wait $server'

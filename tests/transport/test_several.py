@@ -103,7 +103,6 @@ async def test_parts_of_one_object_are_spread(servers: list[FaultServer], store_
     assert min(asked(servers)) >= 2
 
 
-@pytest.mark.virtual_clock
 @pytest.mark.parametrize(
     "fault",
     [
@@ -126,7 +125,6 @@ async def test_the_others_are_asked_at_once(
     assert trio.current_time() - begun < 1
 
 
-@pytest.mark.virtual_clock
 async def test_a_download_goes_on_elsewhere_at_the_byte_that_was_reached(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -148,7 +146,6 @@ async def test_what_another_has_of_it_is_another_version(servers: list[FaultServ
         await store.get("large")
 
 
-@pytest.mark.virtual_clock
 async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
     servers: list[FaultServer],
     store_of: Open,
@@ -176,7 +173,6 @@ async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
     assert all(record.levelno <= logging.WARNING for record in caplog.records)
 
 
-@pytest.mark.virtual_clock
 async def test_probes_become_rare(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -194,7 +190,6 @@ async def test_probes_become_rare(
     assert servers[0].connections - connections <= 32
 
 
-@pytest.mark.virtual_clock
 async def test_when_all_are_gone_the_error_has_tried_each(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -206,7 +201,6 @@ async def test_when_all_are_gone_the_error_has_tried_each(
     assert caught.value.endpoint in [server.endpoint for server in servers]
 
 
-@pytest.mark.virtual_clock
 async def test_an_outage_of_all_is_waited_for(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -220,7 +214,6 @@ async def test_an_outage_of_all_is_waited_for(
             server.restart.set()
 
 
-@pytest.mark.virtual_clock
 @pytest.mark.parametrize(("fault", "kind"), [(SLOW_DOWN, ThrottledError), (INTERNAL, ServerError)])
 async def test_when_all_refuse_there_are_as_many_rounds_as_attempts(
     servers: list[FaultServer],
@@ -244,7 +237,6 @@ async def test_what_is_not_there_is_asked_for_once(servers: list[FaultServer], s
     assert sum(len([each for each in server.requests if "absent" in each.target]) for server in servers) == 1
 
 
-@pytest.mark.virtual_clock
 async def test_a_write_whose_outcome_is_unknown_goes_nowhere_else(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -256,7 +248,6 @@ async def test_a_write_whose_outcome_is_unknown_goes_nowhere_else(
     assert sum(asked(servers)) == 1
 
 
-@pytest.mark.virtual_clock
 async def test_one_that_refuses_at_once_gets_no_more_than_the_others(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -276,7 +267,6 @@ async def test_one_that_refuses_at_once_gets_no_more_than_the_others(
     assert load_of(store, servers[0]).health is Health.IN
 
 
-@pytest.mark.virtual_clock
 async def test_a_slow_one_holds_up_little(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -296,7 +286,6 @@ async def test_a_slow_one_holds_up_little(
     assert trio.current_time() - begun < 12 * 40 * 0.1 / 2
 
 
-@pytest.mark.virtual_clock
 async def test_a_silent_one_is_given_up_and_its_work_moved(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -330,7 +319,6 @@ async def test_endpoints_of_two_kinds_are_refused(store_of: Open, endpoints: lis
         await store_of([], endpoint=endpoints).get("key")
 
 
-@pytest.mark.virtual_clock
 async def test_a_late_answer_is_not_waited_for(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -355,7 +343,6 @@ async def test_a_late_answer_is_not_waited_for(
     assert waits[-1] < 5
 
 
-@pytest.mark.virtual_clock
 async def test_where_all_are_slow_nothing_is_asked_twice(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -368,7 +355,6 @@ async def test_where_all_are_slow_nothing_is_asked_twice(
     assert sum(asked(servers)) <= 1.02 * 240
 
 
-@pytest.mark.virtual_clock
 async def test_with_one_endpoint_a_late_answer_is_waited_for(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
