@@ -31,7 +31,7 @@ from ..errors import ProtocolError
 from .http1 import HEAD_END, MAX_HEAD, ChunkedDecoder, Framing, Head, body_framing, idle_timeout, parse_head, plain_head
 from .landing import Count, Landing
 from .pump import Moved
-from .stream import StaleError, Stream
+from .stream import StaleError, Stream, after
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -85,7 +85,6 @@ class Connection:
         self.reusable = False
         self.ignores_expect = False
         self.pool: ConnectionPool | None = None
-        """Where it goes back to: see :meth:`give_back`."""
         self.expires_at = math.inf
         """Until when the server has said it keeps an idle connection, in seconds of Trio's clock."""
 
@@ -492,15 +491,6 @@ class Connection:
         piece = bytes(memoryview(self._buffer)[self._start : self._end])
         self._start = self._end
         return piece
-
-
-def after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What follows the first `count` bytes."""
-    rest = []
-    for piece in pieces:
-        rest += [piece[count:]] if count < len(piece) else []
-        count = max(count - len(piece), 0)
-    return rest
 
 
 def _log_exchange(method: str, head: memoryview, body: Sequence[memoryview], status: int, received: int) -> None:

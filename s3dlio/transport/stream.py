@@ -399,3 +399,12 @@ async def _handshake(sock: socket.socket, context: TlsContext, name: str) -> Tls
     except BaseException:
         secure.close()
         raise
+
+
+def after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What follows the first `count` bytes."""
+    rest = []
+    for piece in pieces:
+        rest += [piece[count:]] if count < len(piece) else []
+        count = max(count - len(piece), 0)
+    return rest

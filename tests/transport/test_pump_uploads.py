@@ -17,10 +17,10 @@ import trio.testing
 
 from s3dlio.errors import ProtocolError
 from s3dlio.transport import pump, pump_code
-from s3dlio.transport.connection import Connection, after
+from s3dlio.transport.connection import Connection
 from s3dlio.transport.pump import Pump, pump_of_run
 from s3dlio.transport.stall import StallWatch
-from s3dlio.transport.stream import Stream
+from s3dlio.transport.stream import Stream, after
 from s3dlio.transport.tls import openssl_functions
 
 from .test_http1 import head_of
