@@ -217,12 +217,12 @@ class Prefetcher:
     def __init__(self, portal: BlockingPortal, learnt: int | None = None) -> None:
         self.done: dict[int, Outcome] = {}
         self.wake: SimpleQueue[None] = SimpleQueue()
-        self.room = Room(portal, self._wake_if_due)
+        self.room = Room(portal, self._on_full)
         self._portal = portal
         self._learnt = learnt
         self._queue: deque[tuple[int, Want, Reply[_Known] | None]] = deque()
         self._lanes: dict[BlockingStore, _Lane] = {}
-        self._workers = 0
+        self._workers = self._newcomers = 0
         self._unfinished = 0
         self._ready = 0
         self._dropped: set[int] = set()
@@ -289,8 +289,10 @@ class Prefetcher:
                 self._nursery.start_soon(self._work_off, lane)
 
     def _hire_workers(self) -> None:
-        while self._nursery is not None and self._workers < min(MAX_OBJECTS, len(self._queue)):
+        """One for each want in the queue: all others may wait for room that only its consumer can give back."""
+        while self._nursery is not None and self._newcomers < len(self._queue):
             self._workers += 1
+            self._newcomers += 1
             self._nursery.start_soon(self._work)
 
     async def _work_off(self, lane: _Lane) -> None:
@@ -343,6 +345,7 @@ class Prefetcher:
             self.room.correct(position, size)
 
     async def _work(self) -> None:
+        self._newcomers -= 1
         try:
             while self._queue:
                 position, want, reply = self._queue.popleft()
@@ -399,6 +402,11 @@ class Prefetcher:
         if position not in self.done or not isinstance(outcome, bytes):
             self.room.give_back(position)
         self._ready += max(len(outcome), _WAKE_BYTES // _WAKE_OBJECTS) if isinstance(outcome, bytes) else _WAKE_BYTES
+        self._wake_if_due()
+
+    def _on_full(self) -> None:
+        """A worker waits for room, maybe the last one that did anything: a lane that counted on it has to go on."""
+        self._hire()
         self._wake_if_due()
 
     def _wake_if_due(self) -> None:

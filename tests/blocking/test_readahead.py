@@ -24,8 +24,9 @@ from s3dlio.errors import ConnectionFailedError, NotFoundError, PermissionDenied
 from s3dlio.model import ObjectMeta
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.transfer import Admit, ParallelStore
-from s3dlio.urls import Uri
+from s3dlio.urls import Uri, parse_uri
 
+from ..servers.faults import fault_server
 from ..watched import WatchedStore, at_once, watched_store
 
 
@@ -253,6 +254,46 @@ def test_a_consumer_is_woken_though_the_last_body_under_way_was_dropped() -> Non
     consumer.join(60)
     prefetcher.close()
     assert taken == [b"fast"]
+
+
+def test_a_body_that_is_wanted_has_a_worker_though_all_others_wait_for_room() -> None:
+    """As one of an earlier position, or one that a batch could not take: it comes to the queue when others are out."""
+    taken = list[bytes | Exception | Outage]()
+    store = watched_store(
+        Config(memory_limit=2000, part_size=1000), kept=bytes(1000), large=bytes(1000), small=b"small"
+    )
+    prefetcher = Prefetcher(portal())
+    prefetcher.submit([(1, Want(store, "kept")), (2, Want(store, "large"))])
+    portal().call(_until, lambda: 1 in prefetcher.done and prefetcher.room.full)
+    prefetcher.submit([(0, Want(store, "small"))])
+    consumer = threading.Thread(target=lambda: taken.append(prefetcher.take(0)), daemon=True)
+    consumer.start()
+    consumer.join(60)
+    prefetcher.close()
+    assert taken == [b"small"]
+
+
+def test_small_objects_that_a_lane_left_to_workers_come_though_these_wait_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large objects take all connections; then their sizes are known, and there is no room for any of them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    taken, held = list[bytes | Exception | Outage](), portal().enter(fault_server())
+    held.value.objects |= {"/bucket/small": b"small", "/bucket/large": bytes(2_000_000)}
+    config = Config("us-east-1", held.value.endpoint, connections=2, part_size=300_000, memory_limit=1_400_000)
+    store = BlockingStore(parse_uri("s3://bucket"), config)
+    small = Want(store, "small", store.head("small"))
+    portal().call(held.value.hang_up_all)
+    prefetcher = Prefetcher(portal())
+    prefetcher.submit([(1, Want(store, "large")), (2, Want(store, "large")), (0, small)])
+    portal().call(_until, lambda: len(prefetcher.room._waiting) == 2)
+    consumer = threading.Thread(target=lambda: taken.append(prefetcher.take(0)), daemon=True)
+    consumer.start()
+    consumer.join(60)
+    prefetcher.close()
+    held.leave()
+    assert taken == [b"small"]
 
 
 def test_the_group_form_has_all_bodies_under_way_at_the_first_read(store: _Store) -> None:
