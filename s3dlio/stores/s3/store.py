@@ -10,15 +10,13 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import cast
 
 import trio
 
 from ...alignment.checksum import Checksum
-from ...auth.aws import ProfileSettings, aws_credentials, aws_profile
-from ...auth.environment import variable
+from ...auth.aws import aws_credentials, aws_profile
 from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, CredentialsProvider, SigV4Signer
-from ...config import Addressing, Config, endpoint_in_environment
+from ...config import Config
 from ...errors import (
     BucketNotFoundError,
     ConfigError,
@@ -51,7 +49,8 @@ from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
 from . import checksums
-from .route import DEFAULT_REGION, Route, Variant, alike, check_bucket, regional_endpoint, route
+from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
+from .settings import variant_of, with_profile
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
 from .xml import can_hold, complete_body, delete_body, delete_failures, parse_list_page, parse_upload_id, parse_written
 
@@ -316,7 +315,7 @@ class S3Store(HttpStore):
         return self._take(self._routes_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
 
     def _routes_in(self, region: str, endpoint: str | None) -> list[Route]:
-        style, variant = self._found.addressing, _variant(self._found)
+        style, variant = self._found.addressing, variant_of(self._found)
         return [route(self.bucket, region, url or None, style, variant) for url in (endpoint or "").split(",")]
 
     def _take(self, places: Sequence[Route]) -> Service:
@@ -348,41 +347,6 @@ class S3Store(HttpStore):
 def _fits_batch(key: str) -> bool:
     """Whether DeleteObjects can spell this key, and no server would refuse the whole batch for it."""
     return bool(key) and can_hold(key) and len(key.encode()) <= MAX_KEY
-
-
-def with_profile(config: Config, settings: ProfileSettings) -> Config:
-    """The configuration, with what it leaves open taken from the profile. Errors: `ConfigError`."""
-    style = settings.addressing_style if config.addressing == "auto" else None
-    ca_bundle = config.ca_bundle or variable("AWS_CA_BUNDLE") or settings.ca_bundle or variable("REQUESTS_CA_BUNDLE")
-    return replace(
-        config,
-        region=config.region or settings.region,
-        endpoint=_endpoint(config.endpoint, settings),
-        ca_bundle=ca_bundle or None,
-        addressing=cast("Addressing", style or config.addressing),
-        use_fips_endpoint=_first(config.use_fips_endpoint, settings.use_fips_endpoint),
-        use_dualstack_endpoint=_first(config.use_dualstack_endpoint, settings.use_dualstack_endpoint),
-        use_accelerate_endpoint=_first(config.use_accelerate_endpoint, settings.use_accelerate_endpoint),
-    )
-
-
-def _first(asked: bool | None, otherwise: bool | None) -> bool | None:
-    return otherwise if asked is None else asked
-
-
-def _endpoint(configured: str | None, settings: ProfileSettings) -> str:
-    """The endpoint, or an empty one for AWS: in its place `None` would be looked for in the environment again."""
-    if settings.ignore_configured_endpoint_urls and configured == endpoint_in_environment():
-        return ""
-    return configured or settings.endpoint_url or ""
-
-
-def _variant(config: Config) -> Variant:
-    return Variant(
-        fips=bool(config.use_fips_endpoint),
-        dualstack=bool(config.use_dualstack_endpoint),
-        accelerate=bool(config.use_accelerate_endpoint),
-    )
 
 
 async def payload_hash(body: Sequence[memoryview], *, tls: bool) -> str:

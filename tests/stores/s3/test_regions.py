@@ -24,7 +24,8 @@ from s3dlio.errors import (
     StoreError,
     WrongRegionError,
 )
-from s3dlio.stores.s3.store import S3Store, with_profile
+from s3dlio.stores.s3.settings import with_profile
+from s3dlio.stores.s3.store import S3Store
 
 from ...servers.faults import Asked, Fault, FaultServer, fault_server, refusal
 from ...transport.conftest import DATA, MakeStore
