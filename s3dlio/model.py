@@ -223,6 +223,20 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class PartCopy:
+    """A copy in parts in progress: what `upload` is to become is version `etag` of `source`, an object in `bucket`.
+
+    It has `size` bytes.
+    """
+
+    upload: Upload
+    bucket: str
+    source: str
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One uploaded part of `size` bytes. Numbers begin at 1. `checksum` is that by which the server has compared it."""
 

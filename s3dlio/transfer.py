@@ -11,7 +11,7 @@ seconds, so nothing becomes visible and no parts are left to pay for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,13 @@ import trio
 
 from .alignment.buffers import AlignedBuffer, fresh_bytes
 from .config import MiB
+from .copies import COPY_PART, copy_in_parts
 from .errors import ErrorContext, ObjectChangedError, RangeError, RequestError, StoreError
 from .model import BoundedRange, GetOptions, GetResult, ObjectMeta, Part, PutOptions, PutResult, Upload, flat
 from .parts import MAX_OBJECT, buffers_for, growing_part_size, part_size_for, plan_ranges
+from .siblings import sibling_tasks
 from .stores.integrity import Digester, Landed
-from .stores.store import ObjectStore, exactly
+from .stores.store import ObjectStore, discard, exactly
 from .stores.wrapper import WrapperStore
 from .transport.http1 import is_weak
 
@@ -32,26 +34,6 @@ if TYPE_CHECKING:
 
 Admit = Callable[[int], Awaitable[None]]
 """Waits until an object of so many bytes may be received."""
-
-_ABORT_TIME = 5.0
-
-
-@asynccontextmanager
-async def sibling_tasks() -> AsyncIterator[trio.Nursery]:
-    """A nursery for parts of one operation: the first failure comes out by itself."""
-    error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        error = first_error(group.exceptions)
-    if error is not None:  # here, as the group would be its context, and notebooks stumble over that
-        raise error from error.__cause__
-
-
-def first_error(errors: Sequence[BaseException]) -> BaseException:
-    """The one that stands for all: one that is no error of the operation (Ctrl-C) goes first, a cancellation last."""
-    return min(errors, key=lambda error: (isinstance(error, trio.Cancelled), isinstance(error, Exception)))
 
 
 class ParallelStore(WrapperStore):
@@ -230,6 +212,18 @@ class ParallelStore(WrapperStore):
         async with self.open_writer(key, options, part_size=part_size) as writer:
             await writer.write(await writer._lend(view))
         return writer.result
+
+    async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
+        """Copy the object `source` to `target`, on the server; what one request cannot copy in parts, several at once.
+
+        `source_bucket` names another bucket of the same service and account. The copy appears whole. Errors:
+        `NotFoundError`; `ObjectChangedError` where a large source was replaced meanwhile; `UnsupportedError` where the
+        store cannot copy from another bucket. Then there is no copy.
+        """
+        begun = await self.inner.begin_copy(source, target, source_bucket=source_bucket)
+        if begun is None:
+            return await self.inner.copy(source, target, source_bucket=source_bucket)
+        return await copy_in_parts(self.inner, begun, max(self._part_size, COPY_PART), self._limiter)
 
     @asynccontextmanager
     async def open_writer(
@@ -482,9 +476,5 @@ class PartWriter:
         """Drop what was sent, because of `reason`, which takes a note where that fails."""
         self.spoil(reason)
         self._over = True
-        try:
-            if self._upload is not None:
-                with trio.move_on_after(_ABORT_TIME, shield=True):
-                    await self._store.abort_upload(self._upload)
-        except StoreError as error:
-            reason.add_note(f"the upload could not be aborted: {error}")
+        if self._upload is not None:
+            await discard(self._store, self._upload, reason)

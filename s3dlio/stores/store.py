@@ -25,6 +25,7 @@ from ..errors import (
     ObjectChangedError,
     RangeError,
     RequestError,
+    StoreError,
     UnsupportedError,
 )
 from ..model import (
@@ -36,6 +37,7 @@ from ..model import (
     ListPage,
     ObjectMeta,
     Part,
+    PartCopy,
     PutOptions,
     PutResult,
     Sink,
@@ -47,6 +49,8 @@ T = TypeVar("T")
 
 MAX_KEY = 1024
 """Longest key, in bytes of UTF-8. Source: "Naming Amazon S3 objects"."""
+
+_ABORT_TIME = 5.0
 
 
 class ObjectStore(ABC):
@@ -102,6 +106,20 @@ class ObjectStore(ABC):
         Errors: `UnsupportedError` for another bucket where the store is a directory or in memory, or for one of another
         account; `InvalidUriError` for what is no bucket's name.
         """
+
+    async def begin_copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PartCopy | None:
+        """Begin a copy in parts, of an object that is too large for one :meth:`copy`; `None` where none is needed.
+
+        `source`, `target` and `source_bucket` are as there. Its upload is completed or aborted as any other.
+        """
+        return None
+
+    async def copy_part(self, copy: PartCopy, number: int, byte_range: BoundedRange) -> Part:
+        """Make `byte_range` of the source part `number` (from 1) of a copy that :meth:`begin_copy` began.
+
+        Errors: `ObjectChangedError` where the source was replaced since.
+        """
+        raise UnsupportedError("this store copies in one request", ErrorContext(key=copy.upload.key))
 
     @abstractmethod
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
@@ -284,6 +302,15 @@ def check_parts(parts: Sequence[Part], uploaded: Mapping[int, Part], context: Er
     numbers = [part.number for part in parts]
     if not parts or numbers != sorted(set(numbers)) or any(uploaded.get(part.number) != part for part in parts):
         raise RequestError("the parts are not those that were uploaded, in order", context)
+
+
+async def discard(store: ObjectStore, upload: Upload, reason: BaseException) -> None:
+    """Abort `upload`, because of `reason`, which takes a note where that fails. Waits for a few seconds at most."""
+    try:
+        with trio.move_on_after(_ABORT_TIME, shield=True):
+            await store.abort_upload(upload)
+    except StoreError as error:
+        reason.add_note(f"the upload could not be aborted: {error}")
 
 
 class BytesSink:

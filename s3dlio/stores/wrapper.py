@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..model import (
+    BoundedRange,
     GetOptions,
     GetResult,
     ListOptions,
@@ -17,6 +18,7 @@ from ..model import (
     ObjectColumns,
     ObjectMeta,
     Part,
+    PartCopy,
     PutOptions,
     PutResult,
     Sink,
@@ -73,6 +75,13 @@ class WrapperStore(ObjectStore):
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         inside = source if source_bucket is not None else self._inward(source)
         return await self.inner.copy(inside, self._inward(target), source_bucket=source_bucket)
+
+    async def begin_copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PartCopy | None:
+        inside = source if source_bucket is not None else self._inward(source)
+        return await self.inner.begin_copy(inside, self._inward(target), source_bucket=source_bucket)
+
+    async def copy_part(self, copy: PartCopy, number: int, byte_range: BoundedRange) -> Part:
+        return await self.inner.copy_part(copy, number, byte_range)
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         return await self.inner.create_upload(self._inward(key), options)

@@ -16,7 +16,7 @@ from s3dlio.parts import (
     part_size_for,
     plan_ranges,
 )
-from s3dlio.transfer import first_error
+from s3dlio.siblings import first_error
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 300))

@@ -26,6 +26,7 @@ from s3dlio.errors import (
     StoreError,
 )
 from s3dlio.model import Part, PutOptions, Upload
+from s3dlio.stores.store import _ABORT_TIME
 from s3dlio.transfer import ParallelStore
 from s3dlio.urls import Uri, open_store
 
@@ -278,7 +279,7 @@ async def test_a_hanging_abort_is_given_up(
     begun = trio.current_time()
     with pytest.raises(OurOwnError):
         await write(store, DATA, then=OurOwnError())
-    assert trio.current_time() - begun == transfer._ABORT_TIME
+    assert trio.current_time() - begun == _ABORT_TIME
     assert recorder.running == 0
 
 

@@ -22,17 +22,22 @@ from ...errors import (
     ConfigError,
     ConnectionFailedError,
     NotFoundError,
+    ObjectChangedError,
     PermissionDeniedError,
+    PreconditionFailedError,
     ProtocolError,
+    RequestError,
     StoreError,
     UploadNotFoundError,
     WrongRegionError,
 )
 from ...model import (
+    BoundedRange,
     ListOptions,
     ListPage,
     ObjectMeta,
     Part,
+    PartCopy,
     PutOptions,
     PutResult,
     RestoreStatus,
@@ -48,11 +53,20 @@ from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
-from . import checksums
+from . import checksums, copying
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
 from .settings import variant_of, with_profile
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
-from .xml import can_hold, complete_body, delete_body, delete_failures, parse_list_page, parse_upload_id, parse_written
+from .xml import (
+    can_hold,
+    complete_body,
+    delete_body,
+    delete_failures,
+    parse_list_page,
+    parse_tags,
+    parse_upload_id,
+    parse_written,
+)
 
 _DELETE_BATCH = 1000
 _XML = {"content-type": "application/xml"}
@@ -95,6 +109,8 @@ class S3Store(HttpStore):
         self._found = config
         self._route: Route | None = None
         self._answered = self._is_there = False
+        self._others: dict[str, S3Store] = {}
+        """By their names, the buckets that were copied from."""
         self._begun: dict[str, datetime | None] = {}
         """The uploads that nobody has ended, and when they were begun, by the server's clock."""
 
@@ -173,12 +189,49 @@ class S3Store(HttpStore):
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         bucket = self.bucket if source_bucket is None else check_bucket(source_bucket)
-        headers = {"x-amz-copy-source": f"/{quote_path(bucket)}/{quote_path(check_key(source))}"}
-        return await self._ask(self._request("CopyObject", "PUT", target, headers=headers), _copied)
+        request = self._request("CopyObject", "PUT", target, headers=copying.of_source(bucket, source))
+        return await self._ask(request, _copied)
+
+    async def begin_copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PartCopy | None:
+        bucket = self.bucket if source_bucket is None else check_bucket(source_bucket)
+        there = self._beside(bucket)
+        try:
+            answer = await there._send(there._request(self._head, "HEAD", source))
+        except (NotFoundError, PermissionDeniedError, RequestError):  # CopyObject's own refusal tells more
+            return None
+        found = copying.large_source(answer.headers, copying.MAX_COPY)
+        if found is None:
+            return None
+        tags = await there._tags(source) if found.tagged else ()
+        headers = copying.carried(answer.headers) | copying.tagging(tags)
+        upload = await self._begin(target, headers, PutOptions())
+        return PartCopy(upload, bucket, source, found.etag, found.size)
+
+    async def copy_part(self, copy: PartCopy, number: int, byte_range: BoundedRange) -> Part:
+        query = [("partNumber", str(number)), ("uploadId", copy.upload.id)]
+        headers = copying.of_source(copy.bucket, copy.source) | copying.of_piece(copy.etag, byte_range)
+        request = self._request("UploadPartCopy", "PUT", copy.upload.key, query=query, headers=headers)
+        try:
+            etag = await self._ask(request, _copied_part)
+        except PreconditionFailedError as error:
+            raise ObjectChangedError("the source was replaced while it was copied", error.context) from None
+        return Part(number, etag, byte_range.end - byte_range.start)
+
+    def _beside(self, bucket: str) -> S3Store:
+        """The store of another bucket, which belongs to this one; or this one."""
+        if bucket == self.bucket:
+            return self
+        return self._others.setdefault(bucket, S3Store(bucket, self.config, self._given))
+
+    async def _tags(self, key: str) -> list[tuple[str, str]]:
+        request = self._request("GetObjectTagging", "GET", key, query=[("tagging", "")])
+        return await self._ask(request, lambda answer: parse_tags(answer.body))
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         headers = _NAMES.of_write(replace(options, if_match=None, if_none_match=False))
-        headers |= BEGIN if await self._at_amazon() else {}
+        return await self._begin(key, headers | BEGIN if await self._at_amazon() else headers, options)
+
+    async def _begin(self, key: str, headers: Mapping[str, str], options: PutOptions) -> Upload:
         request = self._request("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
 
         async def begin() -> Upload:
@@ -247,6 +300,11 @@ class S3Store(HttpStore):
             await self._ask(request, read_removed)
         except UploadNotFoundError:
             return
+
+    async def aclose(self) -> None:
+        for other in self._others.values():
+            await other.aclose()
+        await super().aclose()
 
     async def _check_bucket(self) -> None:
         """The answer to a HEAD of an object has no body to tell what is not there. Who may not ask is told no more."""
@@ -400,6 +458,10 @@ def _new_upload(answer: Answer) -> tuple[str, datetime | None]:
 
 def _copied(answer: Answer) -> PutResult:
     return PutResult(parse_written(answer.body, "CopyObjectResult"), answer.headers.get("x-amz-version-id"))
+
+
+def _copied_part(answer: Answer) -> str:
+    return parse_written(answer.body, "CopyPartResult")
 
 
 def _completed(answer: Answer) -> PutResult:

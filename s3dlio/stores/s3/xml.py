@@ -73,6 +73,12 @@ def parse_written(body: bytes, root: str) -> str:
     return etag
 
 
+def parse_tags(body: bytes) -> list[tuple[str, str]]:
+    """An object's tags, in GetObjectTagging's answer: names and values as they stand. Errors: `ProtocolError`."""
+    items = parse(body, "Tagging").iterfind("TagSet/Tag")
+    return [(item.findtext("Key") or "", item.findtext("Value") or "") for item in items]
+
+
 def parse_list_page(body: bytes) -> ListPage:
     """ListObjectsV2's answer. Errors: `ProtocolError`, also where more is promised and no token given."""
     plain = read_plain(body, _LISTING, "Contents", _ENTRY)
