@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from trio.testing import MockClock
 
 from s3dlio.transport.pump_code import wait_for_code
@@ -22,6 +23,10 @@ pytest_plugins = ["tests.disk", "tests.places"]
 _VIRTUAL_CLOCKS = frozenset({"clock", "autojump_clock", "mock_clock"})
 _NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+
+
+settings.register_profile("s3dlio", deadline=None)  # what a machine is busy with is no failure
+settings.load_profile("s3dlio")
 
 
 def pytest_configure() -> None:

@@ -24,9 +24,12 @@ _ENTRY = re.compile(
     r"|ResourceType>(?(7)(?!))(file|directory)</ResourceType>"
     r"|(?!(?:Content-Length|Etag|Last-Modified|AccessTier|Content-Type|ResourceType)[ />])([A-Za-z][A-Za-z0-9-]*+)"
     rf"(?: ?/>|>{PLAIN}*+</\8>)"
-    r"))++(?(2)|(?!))</Properties>(?:<OrMetadata ?/>)?+</Blob>(?=<Blob>|\Z)"
+    r"))+(?(2)|(?!))</Properties>(?:<OrMetadata ?/>)?+</Blob>(?=<Blob>|\Z)"
 )
-"""A plain entry, its properties in any order: those that count at most once, the size in any case."""
+"""A plain entry, its properties in any order: those that count at most once, the size in any case.
+
+The repetition is not possessive, as the others are: Python 3.11.2 would match nothing.
+"""
 
 
 def parse_list_page(body: bytes) -> ListPage:
