@@ -27,6 +27,10 @@ def test_import_loads_nothing_heavy() -> None:
     ("uri", "variables"),
     [
         ("s3://bucket", {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}),
+        (
+            "s3://bucket",
+            {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_CONFIG_FILE": os.devnull},
+        ),
         ("az://container", {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}),
         ("gs://bucket", {"STORAGE_EMULATOR_HOST": "127.0.0.1:1"}),
         ("file:///tmp/", {}),

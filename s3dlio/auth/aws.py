@@ -66,6 +66,11 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
+def _has_text(path: str) -> bool:
+    stamp = _stamp(path)
+    return stamp is not None and stamp[1] > 0
+
+
 def _environment_keys() -> Credentials | None:
     found = Credentials(
         variable("AWS_ACCESS_KEY_ID"),
@@ -190,13 +195,13 @@ class ProfileSettings:
 
 
 def aws_profile(config: Config) -> ProfileSettings:
-    """The settings of the profile in use. Blocking, and no work where there is neither a profile nor a file of them.
+    """The settings of the profile in use. Blocking, and no work where there is no profile and no text in the files.
 
     An `AWS_PROFILE` that does not exist matters only to who needs credentials: it has no settings. Errors:
     `ProfileNotFoundError` where `config.profile` does not exist, `ConfigError` where the file cannot be parsed.
     """
     named = config.profile or os.environ.get("AWS_PROFILE")
-    if not named and _stamp(_config_file()) is None and _stamp(_credentials_file()) is None:
+    if not (named or _has_text(_config_file()) or _has_text(_credentials_file())):
         return ProfileSettings()
     try:
         session = _session(config)
