@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .config import Config
+from .endpoint_stats import EndpointStats, Stats
 from .errors import (
     AlreadyExistsError,
     BucketNotFoundError,
@@ -66,13 +67,13 @@ from .model import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .blocking import delete, exists, get, put, stat
+    from .blocking import delete, exists, get, put, stat, stats
     from .blocking import list as list  # not in `__all__`, as `import *` would put it in the place of Python's own
     from .stores.store import ObjectStore
     from .transfer import ParallelStore, PartWriter
     from .urls import open_store
 
-_VERBS = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat"), "blocking")
+_VERBS = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat", "stats"), "blocking")
 _STORES = {"ObjectStore": "stores.store", "ParallelStore": "transfer", "PartWriter": "transfer", "open_store": "urls"}
 __getattr__, __dir__ = attach(__name__, _VERBS | _STORES)
 
@@ -84,6 +85,7 @@ __all__ = [
     "ConfigError",
     "ConnectTimeoutError",
     "ConnectionFailedError",
+    "EndpointStats",
     "ErrorContext",
     "GetOptions",
     "GetResult",
@@ -116,6 +118,7 @@ __all__ = [
     "ServerError",
     "Sink",
     "StallError",
+    "Stats",
     "StoreError",
     "StoredChecksum",
     "SuffixRange",
@@ -131,4 +134,5 @@ __all__ = [
     "open_store",
     "put",
     "stat",
+    "stats",
 ]

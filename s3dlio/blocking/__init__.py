@@ -12,8 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..endpoint_stats import Stats
 from ..model import ObjectMeta, PutOptions, PutResult
 from ..urls import parse_object_uri, parse_uri
+from .portal import BlockingPortal
+from .portal import portal as this_portal  # `portal` is the module
 from .store import BlockingStore, BlockingWriter
 
 if TYPE_CHECKING:
@@ -89,5 +92,18 @@ def delete(uri: str, *, config: Config | None = None) -> None:
     store.delete(key)
 
 
+def stats() -> Stats:
+    """What was asked of all endpoints by the blocking calls, data sets and checkpoints of this process so far.
+
+    Errors: `CancelledError` where the process ends meanwhile.
+    """
+    here = this_portal()
+    return here.call(_stats_of, here)
+
+
+async def _stats_of(here: BlockingPortal) -> Stats:
+    return Stats.of_all(store.stats() for store in here.stores.values())
+
+
 # `list` is not among them, as `import *` would put it in the place of Python's own
-__all__ = ["BlockingStore", "BlockingWriter", "delete", "exists", "get", "put", "stat"]
+__all__ = ["BlockingStore", "BlockingWriter", "delete", "exists", "get", "put", "stat", "stats"]

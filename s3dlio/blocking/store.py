@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..auth.environment import environment_mark
 from ..config import Config
+from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RangeError, StoreError
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..stores.store import BytesSink
@@ -172,6 +173,14 @@ class BlockingStore:
     def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
         return self._call(lambda store: store.list_page(prefix, options))
+
+    def stats(self) -> Stats:
+        """What was asked of the store's endpoints by this process so far."""
+
+        async def tell(store: ParallelStore) -> Stats:
+            return store.stats()
+
+        return self._call(tell)
 
     def open_writer(self, key: str, options: PutOptions = PutOptions()) -> BlockingWriter:
         """A writer of the object `key`, of any length; `options` are as in :meth:`put`.

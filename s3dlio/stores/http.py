@@ -24,6 +24,7 @@ import trio
 
 from ..auth.signer import Signer
 from ..config import Config
+from ..endpoint_stats import Stats
 from ..errors import (
     AlreadyExistsError,
     ErrorContext,
@@ -294,6 +295,9 @@ class HttpStore(ObjectStore):
             return (await self.fetch(key, BytesSink(), GetOptions(BoundedRange(0, 1)))).meta
         except RangeError:
             return self._describe(key, answer.headers, 0)
+
+    def stats(self) -> Stats:
+        return self._service.stats if self._service is not None else Stats()
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         raise_first(await each(self.delete, keys))

@@ -15,6 +15,7 @@ from typing import Generic, Self, TypeVar, cast
 import trio
 
 from ..alignment.buffers import fresh_bytes
+from ..endpoint_stats import Stats
 from ..errors import (
     BucketNotFoundError,
     ErrorContext,
@@ -120,6 +121,10 @@ class ObjectStore(ABC):
         Errors: `ObjectChangedError` where the source was replaced since.
         """
         raise UnsupportedError("this store copies in one request", ErrorContext(key=copy.upload.key))
+
+    def stats(self) -> Stats:
+        """What was asked of the store's endpoints since it was opened; without numbers where it has none."""
+        return Stats()
 
     @abstractmethod
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..endpoint_stats import Stats
 from ..model import (
     BoundedRange,
     GetOptions,
@@ -47,6 +48,9 @@ class WrapperStore(ObjectStore):
     @property
     def uri(self) -> str:
         return self.inner.uri
+
+    def stats(self) -> Stats:
+        return self.inner.stats()
 
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         return await self.inner.fetch(self._inward(key), sink, options)

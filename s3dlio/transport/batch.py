@@ -157,7 +157,7 @@ class Batch(Generic[T]):
             return Reply(asked.name, None, None)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
-            asked.service.answered(asked.upstream, asked.size, asked.begun)
+            asked.service.answered(asked.upstream, len(answer.body), asked.begun)
         elif connection in self._late:
             connection.give_back(reusable=False)
             asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")

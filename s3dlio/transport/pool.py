@@ -146,5 +146,10 @@ class ConnectionPool:
         """How many connections are in use."""
         return self.limit - self._slots.value
 
+    @property
+    def idle(self) -> int:
+        """How many connections are kept."""
+        return len(self._idle)
+
     def __repr__(self) -> str:
         return f"<ConnectionPool {self.leased} leased, {len(self._idle)} idle, limit {self.limit}>"

@@ -72,6 +72,7 @@ class Rotation:
 
     def answered(self, upstream: Upstream, size: int, begun: float) -> None:
         """It has answered, with `size` bytes, what it was asked at the time `begun`."""
+        upstream.requests += 1
         if len(self._all) == 1:
             return
         now = trio.current_time()
@@ -80,6 +81,7 @@ class Rotation:
 
     def failed(self, upstream: Upstream, failure: Failure, size: int, begun: float, why: object) -> None:
         """What it was asked at the time `begun`, for `size` bytes, has failed so."""
+        upstream.failures[failure.value] += 1
         if len(self._all) == 1:
             return
         now = trio.current_time()

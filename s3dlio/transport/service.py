@@ -22,6 +22,7 @@ from functools import partial
 
 import trio
 
+from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RequestTimeoutError, StallError, StoreError
 from .balance import LEAST
 from .circuit import CircuitBreaker
@@ -95,6 +96,8 @@ class Service:
             raise
         finally:
             upstream.load.owed -= size
+            _count(upstream, request, download)
+        upstream.received += len(answer.body)
         self.rotation.answered(upstream, size, begun)
         return answer
 
@@ -154,6 +157,7 @@ class Service:
 
     def answered(self, upstream: Upstream, size: int, begun: float) -> None:
         """What `upstream` was asked at the time `begun`, of Trio's clock, it has answered, with `size` bytes."""
+        upstream.received += size
         self.circuit.answered()
         self.rotation.answered(upstream, size, begun)
 
@@ -184,6 +188,11 @@ class Service:
             self.circuit.answered()
         return moved
 
+    @property
+    def stats(self) -> Stats:
+        """What was asked of the endpoints so far."""
+        return Stats(tuple(upstream.stats for upstream in self.rotation))
+
     def retire(self) -> None:
         """Keep no connection from now on; requests that are under way may still finish."""
         self.rotation.retire()
@@ -194,6 +203,13 @@ class Service:
 
     def __repr__(self) -> str:
         return f"<Service {self.rotation!r} {self.circuit!r}>"
+
+
+def _count(upstream: Upstream, request: Request, download: Download | None) -> None:
+    """Account for bodies, also of what has failed: of a request's, all that was to be sent."""
+    upstream.sent += sum(map(len, request.body))
+    if download is not None:
+        upstream.received += download.filled
 
 
 def _size(request: Request, download: Download | None) -> int:

@@ -14,12 +14,14 @@ held.
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from ..auth.signer import BatchSigner, Signer
+from ..endpoint_stats import EndpointStats
 from ..errors import (
     ConnectionFailedError,
     ErrorContext,
@@ -117,8 +119,26 @@ class Upstream:
         self.pool = pool
         self.signer = signer
         self.load = Load()
+        self.requests = self.received = self.sent = 0
+        """Requests that were answered as asked, and bytes of bodies, either way, of all."""
+        self.failures: Counter[str] = Counter()
         self._read_fault = read_fault
         self._takes_expect = True
+
+    @property
+    def stats(self) -> EndpointStats:
+        """What was asked of it so far."""
+        return EndpointStats(
+            endpoint=str(self.endpoint),
+            state=self.load.health.value,
+            requests=self.requests,
+            failures=dict(self.failures),
+            received=self.received,
+            sent=self.sent,
+            connections_opened=self.pool.opened,
+            connections_in_use=self.pool.leased,
+            connections_idle=self.pool.idle,
+        )
 
     @property
     def pumped(self) -> bool:

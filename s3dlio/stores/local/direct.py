@@ -23,10 +23,10 @@ class DirectStore(LocalStore):
 
     def __init__(self, root: str, config: Config | None = None) -> None:
         super().__init__(root, config)
-        self.stats = DirectStats()
+        self.direct_stats = DirectStats()
         self._bounce = BounceBuffers()
         self._reads_cache = False
         self._lanes = min(self._config.parts_in_flight, self._config.file_threads)
 
     def _open_file(self, fd: int) -> BufferedFile:
-        return DirectFile(fd, stats=self.stats, bounce=self._bounce)
+        return DirectFile(fd, stats=self.direct_stats, bounce=self._bounce)

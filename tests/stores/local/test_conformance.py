@@ -112,7 +112,7 @@ class TestDirect(OnFiles):
     async def files(self, folder: Path) -> AsyncIterator[LocalStore]:
         async with DirectStore(str(folder), Config(durable="none")) as store:
             yield store
-            assert store.stats.fallbacks == 0
+            assert store.direct_stats.fallbacks == 0
         assert not leftovers(folder)
 
 

@@ -62,7 +62,7 @@ async def test_direct_stores_leave_the_page_cache_alone(folder: Path) -> None:
                 await writer.write(BODY[start : start + 100_000])
         assert cached_pages(path) == 0
         assert path.read_bytes() == BODY
-        stats = store.stats
+        stats = store.direct_stats
     assert stats.fallbacks == 0
     assert stats.buffered_bytes < 4 * 4096
     assert stats.direct_bytes > 6 * len(BODY)
@@ -121,7 +121,7 @@ async def test_a_fallback_is_warned_of_once_and_counted(folder: Path, monkeypatc
             await store.put("key", BODY)
         assert await store.get("key") == BODY  # and no warning
         assert await store.get_range("key", BoundedRange(1, 3)) == BODY[1:3]
-        assert store.stats == DirectStats(buffered_bytes=2 * len(BODY) + 2, fallbacks=3)
+        assert store.direct_stats == DirectStats(buffered_bytes=2 * len(BODY) + 2, fallbacks=3)
 
 
 async def test_several_blocks_of_a_file_are_under_way_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
