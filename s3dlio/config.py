@@ -1,9 +1,10 @@
 """Every setting: its name, its environment variable, its default, in one place.
 
-A :class:`Config` is frozen, hashable and holds no secret; credentials are found when they are needed, see
-:mod:`s3dlio.auth.aws`. A field that is not given, or `None`, comes from the first of its environment variables
-that is set and not blank, else from its default; true or false may be spelled `1`, `yes`, `on`, `0`, `no`, `off`. The
-environment is read when the `Config` is made, so a notebook may change it between two stores.
+A :class:`Config` is frozen, hashable and holds no secret, but for a password in the URL of a proxy, which it does not
+show; credentials are found when they are needed, see :mod:`s3dlio.auth.aws`. A field that is not given, or `None`,
+comes from the first of its environment variables that is set and not blank, else from its default; true or false may be
+spelled `1`, `yes`, `on`, `0`, `no`, `off`. The environment is read when the `Config` is made, so a notebook may change
+it between two stores.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from typing import Any, Literal, get_args
 
 from .endpoints import endpoint_urls
 from .errors import ConfigError
+from .proxy import ProxyUrl, hide_proxy, parse_proxy
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -129,6 +132,12 @@ class Config:
     verify_tls: bool = _flag(True, "S3DLIO_VERIFY_TLS")
     """Check certificates and host names. Switching it off warns."""
 
+    proxy: str | None = _setting(None, "S3DLIO_PROXY", kind=ProxyUrl)
+    """`http://[user:password@]host[:port]` of an HTTP proxy for whatever the store asks, of services that have
+    credentials too; `none`, or empty, for no proxy. Else `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say,
+    when a store is opened, see :mod:`s3dlio.proxy`. User and password are percent-encoded; no `repr` shows them, but a
+    pickled configuration has them."""
+
     connections: int = _setting(64, "S3DLIO_CONNECTIONS")
     """Most connections to one endpoint."""
 
@@ -175,6 +184,23 @@ class Config:
             object.__setattr__(self, name, _listed(name, getattr(self, name)))
         _check(self)
 
+    def __repr__(self) -> str:  # of one half made, too: an error on the way has it in its frames
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def _hiding_proxy(make: Callable[..., None]) -> Callable[..., None]:
+    """What makes a configuration, its frames without a proxy's password: an error passes them."""
+
+    @wraps(make)
+    def init(config: Config, *args: Any, **settings: Any) -> None:
+        hide_proxy(settings)
+        make(config, *args, **settings)
+
+    return init
+
+
+Config.__init__ = _hiding_proxy(Config.__init__)  # type: ignore[method-assign]
+
 
 def _from_environment(variables: Sequence[str], default: Any, kind: Callable[[str], Any]) -> Any:
     found = next((variable for variable in variables if os.environ.get(variable, "").strip()), None)
@@ -202,7 +228,7 @@ _CHOICES = {
 
 ENDPOINTS = ("endpoint", "gcs_endpoint", "azure_endpoint")
 
-_TEXTS = ("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle")
+_TEXTS = ("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy")
 
 
 def _listed(name: str, given: Any) -> Any:
@@ -234,3 +260,4 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name} must be text, not {type(value).__name__}")
         if value and name.endswith("endpoint") and not {"@", "?"}.isdisjoint(value):
             raise ConfigError(f"{name} must not hold a user, a password or a query: it is shown in errors")
+    parse_proxy(config.proxy or "", "proxy")

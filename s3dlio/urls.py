@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from . import stores
 from .config import Config
 from .errors import InvalidUriError
+from .proxy import hide_proxy
 from .stores.store import ObjectStore
 from .stores.wrapper import PrefixStore
 from .transfer import ParallelStore
@@ -136,6 +137,7 @@ def open_store(uri: str | Uri, config: Config | None = None, **settings: Any) ->
     No I/O happens before the first request. Errors: `InvalidUriError`, `ConfigError`; `TypeError` where both are given,
     and for a setting there is not.
     """
+    hide_proxy(settings)
     if config is not None and settings:
         raise TypeError("give a Config or single settings, not both")
     config = config or Config(**settings)

@@ -16,9 +16,17 @@ _PREFIXES = (
     b"MSI_",
     b"SSL_CERT_",
     b"REQUESTS_CA_BUNDLE",
+    b"HTTP_PROXY",
+    b"HTTPS_PROXY",
+    b"ALL_PROXY",
+    b"NO_PROXY",
+    b"http_proxy",
+    b"https_proxy",
+    b"all_proxy",
+    b"no_proxy",
     b"HOME",
 )
-"""What the variables begin with that lead to credentials, here or in the clouds' own libraries, or to trust."""
+"""What the variables begin with that lead to credentials, here or in the clouds' own libraries, to trust or a proxy."""
 
 
 _RAW: dict[bytes, bytes] = vars(os.environ)["_data"]

@@ -32,6 +32,10 @@ from s3dlio.auth.environment import environment_mark
         "CLOUDSDK_CONFIG",
         "GCE_METADATA_HOST",
         "SSL_CERT_FILE",
+        "HTTPS_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "no_proxy",
         "HOME",
     ],
 )

@@ -35,7 +35,9 @@ MiB = 1 << 20
 RESUMABLE = 3 * MiB
 CANARY = "cAnArY0123456789"
 KEY = f"key-{CANARY}".encode()
-SIGNATURES = re.compile(f"{CANARY}|{re.escape(base64.b64encode(KEY).decode())}|Signature=|SharedKey |Bearer |sig=")
+SIGNATURES = re.compile(
+    f"{CANARY}|{re.escape(base64.b64encode(KEY).decode())}|Signature=|SharedKey |Bearer |Basic |sig="
+)
 """All that would let a reader act: secrets, and what was made of them."""
 
 
@@ -170,7 +172,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def bearer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entra ID gives a token at once."""
     token = Token({"authorization": f"Bearer {CANARY}"})
-    monkeypatch.setattr("s3dlio.auth.azure.entra_loader", lambda: lambda: token)
+    monkeypatch.setattr("s3dlio.auth.azure.entra_loader", lambda *_: lambda: token)
 
 
 @pytest.fixture
