@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import Config, flag_in_environment, parse_flag
 from ..errors import ConfigError, NoCredentialsError, ProfileNotFoundError, StoreError
+from ..proxy import parse_proxy
 from .environment import environment_mark, variable
 from .refreshing import SharedCredentials, load_failed
 from .signer import fits_header
@@ -55,7 +56,8 @@ def aws_credentials(config: Config) -> CredentialsProvider:
 
 def _what_decides(config: Config) -> tuple[object, ...]:
     """All that the outcome of the search depends on, but for services."""
-    return "aws", config.profile, config.region, environment_mark(), *map(_stamp, (_config_file(), _credentials_file()))
+    asked = config.profile, config.region, config.proxy
+    return "aws", *asked, environment_mark(), *map(_stamp, (_config_file(), _credentials_file()))
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
@@ -117,11 +119,28 @@ def _session(config: Config) -> Any:
         session.set_config_variable("region", config.region)
     attempts = max(_METADATA_ATTEMPTS, session.get_config_variable("metadata_service_num_attempts"))
     session.set_config_variable("metadata_service_num_attempts", attempts)
+    resolver = session.get_component("credential_provider")
+    _set_proxies(session, resolver, config.proxy)
     if config.profile:
-        resolver = session.get_component("credential_provider")
         for method in _NOT_OF_A_PROFILE:
             resolver.remove(method)
     return session
+
+
+def _set_proxies(session: Any, resolver: Any, setting: str | None) -> None:
+    """Have services asked by the proxy of the settings, if they name one, and the instance's own by none.
+
+    botocore heeds the environment; but a proxy would answer a question about this instance with its own role.
+    """
+    from botocore.config import Config as ClientConfig
+    from botocore.httpsession import URLLib3Session
+
+    if setting is not None:
+        proxies = {} if parse_proxy(setting, "proxy") is None else dict.fromkeys(("http", "https"), setting)
+        session.set_default_client_config(ClientConfig(proxies=proxies))
+    fetcher = getattr(resolver.get_provider("iam-role"), "_role_fetcher", None)
+    if fetcher is not None:
+        fetcher._session = URLLib3Session(timeout=fetcher._timeout)
 
 
 def _snapshot(found: Any) -> Credentials:

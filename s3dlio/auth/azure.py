@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 from ..config import Config
 from ..errors import ConfigError, NoCredentialsError, StoreError
+from ..proxy import parse_proxy
 from .bearer import BearerSigner, Token
 from .environment import environment_mark, variable
 from .refreshing import SharedCredentials, load_failed
@@ -146,8 +147,11 @@ def sas_expiry(token: str) -> datetime | None:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool) -> Signer:
-    """The signer for what is known of the account. Errors: `ConfigError` where a token would travel in the clear."""
+def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool, proxy: str | None = None) -> Signer:
+    """The signer for what is known of the account. Tokens are asked for by `proxy`, which is that of the settings.
+
+    Errors: `ConfigError` where a token would travel in the clear.
+    """
     if account.key is not None:
         return SharedKeySigner(SharedKey(_named(account), account.key))
     if account.sas is not None:
@@ -158,7 +162,7 @@ def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool) -> Signer
         raise ConfigError(
             f"a token of Entra ID is sent over https only; for http give {_KEY}, {_SAS}, or ask for anonymous access"
         )
-    return BearerSigner(SharedCredentials(entra_loader(), lambda: ("entra", environment_mark())))
+    return BearerSigner(SharedCredentials(entra_loader(proxy), lambda: ("entra", proxy, environment_mark())))
 
 
 def _named(account: AzureAccount) -> str:
@@ -188,8 +192,10 @@ class SasSigner:
         return f"SasSigner(expires={sas_expiry(self._token)})"
 
 
-def entra_loader() -> Callable[[], Token]:
+def entra_loader(proxy: str | None = None) -> Callable[[], Token]:
     """A blocking function that gets a token from azure-identity's default chain, which is made at its first call.
+
+    `proxy` is :attr:`..config.Config.proxy`.
 
     Errors of that: `NoCredentialsError` where nothing is there to ask with, else `PermissionDeniedError`; texts of a
     server are not repeated.
@@ -199,7 +205,7 @@ def entra_loader() -> Callable[[], Token]:
     def load() -> Token:
         nonlocal chain
         if chain is None:
-            chain = _default_chain()
+            chain = _default_chain(proxy)
         found = _token_of(chain)
         if not fits_header(found.token):
             raise ConfigError("the token of Entra ID holds a control character")
@@ -222,7 +228,7 @@ def _token_of(chain: Any) -> Any:
     raise failure
 
 
-def _default_chain() -> Any:
+def _default_chain(proxy: str | None) -> Any:
     try:
         from azure.identity import DefaultAzureCredential
     except ImportError:
@@ -233,7 +239,17 @@ def _default_chain() -> Any:
             )
         )
         raise failure from None
-    return DefaultAzureCredential()
+    return DefaultAzureCredential(proxies=_proxies(proxy))
+
+
+def _proxies(setting: str | None) -> dict[str, str]:
+    """By scheme, an empty one for none; the environment says for the others, as requests reads it.
+
+    What is asked in clear is the machine's own metadata service.
+    """
+    if setting is None:
+        return {"http": ""}
+    return {"http": "", "https": "" if parse_proxy(setting, "proxy") is None else setting}
 
 
 def _nothing_found(entra: str) -> str:

@@ -15,12 +15,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, getproxies
+from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
 from ..errors import ConfigError, ConnectionFailedError, NoCredentialsError, PermissionDeniedError, StoreError
+from ..proxy import proxy_for
 from .bearer import Token, TokenProvider
 from .environment import environment_mark
 from .refreshing import SharedCredentials
@@ -35,29 +38,32 @@ _METADATA_PAUSE = 1.0
 """Seconds between tries: the metadata server of a new pod needs some before it answers."""
 
 
-def google_credentials() -> TokenProvider:
-    """Application default credentials, kept fresh for all stores. Reads environment, files, networks on first use."""
-    return SharedCredentials(load_token, _what_decides)
+def google_credentials(proxy: str | None = None) -> TokenProvider:
+    """Application default credentials, kept fresh for all stores. Reads environment, files, networks on first use.
+
+    `proxy` is :attr:`..config.Config.proxy`.
+    """
+    return SharedCredentials(partial(load_token, proxy), partial(_what_decides, proxy))
 
 
-def _what_decides() -> tuple[object, ...]:
+def _what_decides(proxy: str | None) -> tuple[object, ...]:
     """All that the outcome of the search depends on, but for services."""
     path = _credentials_file()
     try:
         written = os.stat(path).st_mtime_ns if path else None
     except OSError:
         written = None
-    return "google", environment_mark(), path, written
+    return "google", proxy, environment_mark(), path, written
 
 
-def load_token() -> Token:
+def load_token(proxy: str | None = None) -> Token:
     """A fresh token. Blocking: reads files, asks the token endpoint or the metadata server.
 
     Errors: `ConfigError` for a file that cannot be used, `NoCredentialsError`, `PermissionDeniedError` where the token
     endpoint refuses, `ConnectionFailedError` where it cannot be reached.
     """
     path = _credentials_file()
-    return _from_metadata_server() if path is None else _from_file(path)
+    return _from_metadata_server() if path is None else _from_file(path, proxy)
 
 
 def _credentials_file() -> str | None:
@@ -70,13 +76,13 @@ def _credentials_file() -> str | None:
     return str(path) if path.is_file() else None
 
 
-def _from_file(path: str) -> Token:
+def _from_file(path: str, proxy: str | None) -> Token:
     """By google-auth, which looks for the file in the same places."""
     failure: StoreError
     try:
         import google.auth
 
-        ask: Any = _ask_for_google
+        ask: Any = partial(_ask_for_google, proxy)
         credentials, _ = google.auth.default(scopes=[SCOPE], request=ask)
         credentials.refresh(ask)
         return _token(credentials)
@@ -177,24 +183,40 @@ def _ask(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    proxy: str | None = None,
 ) -> _Answer:
-    """One request, and its answer whatever its status; no redirect is followed. Errors: `OSError`.
+    """One request, and its answer whatever its status; no redirect is followed. Errors: `OSError`, `ConfigError`.
 
     A proxy is for https alone: what is asked in clear is the machine's own metadata server.
     """
     opener = OpenerDirector()
-    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
-    for handler in (ProxyHandler(proxies), HTTPHandler(), HTTPSHandler()):
+    for handler in (HTTPHandler(), HTTPSHandler()):
         opener.add_handler(handler)
     request = Request(url, data=body, headers=dict(headers or {}), method=method)
+    way = _set_proxy(request, proxy) if request.type == "https" else ""
     try:
         with opener.open(request, timeout=timeout or _TIMEOUT) as answer:
             return _Answer(answer.status, answer.headers, answer.read())
     except HTTPException as error:
-        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
+        raise OSError(f"not an HTTP answer{way}: {type(error).__name__}") from None
+    except OSError as error:
+        raise OSError(f"{error}{way}") from None
+
+
+def _set_proxy(request: Request, setting: str | None) -> str:
+    """Have an https request sent through the tunnel of a proxy, where one leads there; what an error says of that."""
+    parts = urlsplit(request.full_url)
+    proxy = proxy_for("https", parts.hostname or "", parts.port or 443, setting)
+    if proxy is None:
+        return ""
+    request.set_proxy(proxy.authority, "http")
+    if proxy.authorization is not None:
+        request.add_header("Proxy-Authorization", proxy.authorization)
+    return f", by way of the proxy {proxy}"
 
 
 def _ask_for_google(
+    proxy: str | None,
     url: str,
     method: str = "GET",
     body: bytes | None = None,
@@ -206,6 +228,6 @@ def _ask_for_google(
     from google.auth.exceptions import TransportError
 
     try:
-        return _ask(url, method, body, headers, timeout)
+        return _ask(url, method, body, headers, timeout, proxy)
     except OSError as error:
         raise TransportError(f"cannot reach the token endpoint: {error}") from None

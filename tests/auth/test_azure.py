@@ -253,7 +253,7 @@ class Issuer:
         self.scopes: list[str] = []
         self.failure: Exception | None = None
 
-    def __call__(self) -> Issuer:
+    def __call__(self, proxies: dict[str, str]) -> Issuer:
         self.made += 1
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ def _decoded(part: str) -> bytes:
 
 
 @contextmanager
-def token_service() -> Iterator[TokenService]:
+def token_service(tls: ssl.SSLContext | None = None) -> Iterator[TokenService]:
     """It, while the block runs."""
 
     class Tokens(Handler):
@@ -100,7 +101,7 @@ def token_service() -> Iterator[TokenService]:
 
         do_GET = do_POST = _answer
 
-    with listening(Tokens) as url:
+    with listening(Tokens, tls) as url:
         service = TokenService(url)
         yield service
 

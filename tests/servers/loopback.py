@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,13 +34,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def listening(handler: type[Handler]) -> Iterator[str]:
+def listening(handler: type[Handler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The URL of a server that answers with `handler` while the block runs."""
     server = ThreadingHTTPServer((HOST, 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://{HOST}:{server.server_port}"
+        yield f"http{'s' if tls else ''}://{HOST}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

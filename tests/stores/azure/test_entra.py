@@ -64,7 +64,7 @@ class Chain:
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch) -> Chain:
     chain = Chain()
-    monkeypatch.setattr("azure.identity.DefaultAzureCredential", lambda: chain)
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", lambda proxies: chain)
     return chain
 
 
