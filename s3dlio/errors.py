@@ -153,6 +153,10 @@ class ConnectTimeoutError(ConnectionFailedError, TimeoutError):
     """The endpoint did not take a connection in time, on every attempt."""
 
 
+class ProxyError(ConnectionFailedError):
+    """The proxy does not lead to the endpoint; `status` is its answer's, `None` where it gave none that is HTTP."""
+
+
 class StallError(StoreError, TimeoutError):
     """No byte moved for the stall limit, on every attempt."""
 
@@ -227,6 +231,7 @@ _BY_STATUS: dict[int, type[StoreError]] = {
     401: PermissionDeniedError,
     403: PermissionDeniedError,
     404: NotFoundError,
+    407: ProxyError,
     408: StallError,
     412: PreconditionFailedError,
     416: RangeError,

@@ -22,6 +22,7 @@ from s3dlio.errors import (
     NotModifiedError,
     PermissionDeniedError,
     PreconditionFailedError,
+    ProxyError,
     RangeError,
     RequestError,
     ServerError,
@@ -80,6 +81,7 @@ def test_every_field_of_the_context_is_an_attribute() -> None:
         (NoCredentialsError, PermissionError),
         (ConnectionFailedError, ConnectionError),
         (ConnectTimeoutError, TimeoutError),
+        (ProxyError, ConnectionError),
         (StallError, TimeoutError),
     ],
 )
@@ -113,6 +115,7 @@ def test_an_error_is_also_the_builtin_that_means_it(kind: type[StoreError], buil
         (599, "Unheard", ServerError),
         (400, "Unheard", RequestError),
         (418, None, RequestError),
+        (407, None, ProxyError),
     ],
 )
 def test_the_code_decides_before_the_status(status: int, code: str | None, kind: type[StoreError]) -> None:

@@ -52,7 +52,7 @@ from ..transport.batch import Batch, Reply
 from ..transport.connection import Answer, Connection
 from ..transport.dial import open_pool
 from ..transport.download import IF_MATCH, Download, Pin
-from ..transport.endpoint import Endpoint
+from ..transport.endpoint import Endpoint, by_proxy
 from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
 from ..transport.retry import RetryPolicy
 from ..transport.rotation import Rotation
@@ -138,7 +138,8 @@ def open_service(
 ) -> Service:
     """A service at `endpoints`, with an empty pool of connections to each; `headers` go with every request."""
     named = {"user-agent": config.user_agent, **(headers or {})}
-    upstreams = [Upstream(each, open_pool(each, config), signer, read_fault, headers=named) for each in endpoints]
+    reached = [by_proxy(each, config.proxy) for each in endpoints]
+    upstreams = [Upstream(each, open_pool(each, config), signer, read_fault, headers=named) for each in reached]
     return Service(Rotation(upstreams), RetryPolicy(config.max_attempts, config.request_timeout))
 
 

@@ -1,7 +1,8 @@
 """New connections to one endpoint, and the pool that keeps them.
 
 The addresses of a name race for each connection (RFC 8305), so one that does not answer costs nothing. One that takes
-connections and then says nothing may win the race: it is avoided for a while, as long as the name has others.
+connections and then says nothing may win the race: it is avoided for a while, as long as the name has others. Where a
+proxy leads to the endpoint, the addresses are the proxy's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import suppress
 import trio
 
 from ..config import Config
-from ..errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext
+from ..errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext, ProxyError
 from .connection import Connection
 from .endpoint import Endpoint
 from .pool import ConnectionPool
@@ -30,21 +31,27 @@ class Dialer:
     def __init__(self, endpoint: Endpoint, config: Config) -> None:
         self._endpoint = endpoint
         self._config = config
+        self._way = "" if endpoint.proxy is None else f" by way of the proxy {endpoint.proxy}"
         self._context: TlsContext | None = None
         self._watch = StallWatch(config.stall_timeout)
         self._avoided: dict[str, float] = {}
         """Addresses, and until when, in Trio's time."""
 
     async def __call__(self) -> Connection:
-        """A new connection. Errors: `ConnectionFailedError`, with the reason as its cause; `ConfigError`."""
+        """A new connection. Errors: `ConnectionFailedError`, with the reason as its cause; `ConfigError`.
+
+        A proxy's refusal is a `ProxyError`.
+        """
         try:
             with trio.fail_after(self._config.connect_timeout):
                 stream = await connect(self._endpoint, await self._address(), self._tls(), self._watch)
         except trio.TooSlowError:
-            message = f"no connection within {self._config.connect_timeout:g} seconds"
+            message = f"no connection{self._way} within {self._config.connect_timeout:g} seconds"
             raise ConnectTimeoutError(message, self._where()) from None
+        except ProxyError:
+            raise
         except OSError as error:
-            raise ConnectionFailedError(f"cannot connect: {reason(error)}", self._where()) from error
+            raise ConnectionFailedError(f"cannot connect{self._way}: {reason(error)}", self._where()) from error
         return Connection(stream)
 
     def avoid(self, connection: Connection) -> None:
@@ -54,11 +61,11 @@ class Dialer:
 
     async def _address(self) -> str:
         """What to connect to: the name, or one of its addresses where others are avoided. Errors: `OSError`."""
-        name, now = self._endpoint.address, trio.current_time()
+        (name, port), now = self._endpoint.peer, trio.current_time()
         self._avoided = {address: until for address, until in self._avoided.items() if until > now}
         if not self._avoided:
             return name
-        found = await trio.socket.getaddrinfo(name, self._endpoint.port, type=trio.socket.SOCK_STREAM)
+        found = await trio.socket.getaddrinfo(name, port, type=trio.socket.SOCK_STREAM)
         others = [str(where[0]) for *_, where in found if where[0] not in self._avoided]
         return random.choice(others) if others else name
 

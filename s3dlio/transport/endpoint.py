@@ -1,13 +1,14 @@
-"""Where requests go: a host, a port, TLS or not, and what the `Host` header says."""
+"""Where requests go: a host, a port, TLS or not, what the `Host` header says, and the proxy that leads there."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
+from ..proxy import Proxy, proxy_for
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|[0-9a-f:.]*:[0-9a-f:.]*")
@@ -22,6 +23,7 @@ class Endpoint:
     host: str
     port: int
     prefix: str = ""
+    proxy: Proxy | None = None
 
     @property
     def tls(self) -> bool:
@@ -40,9 +42,16 @@ class Endpoint:
         return "localhost" if self.host.endswith(".localhost") else self.host
 
     @property
+    def peer(self) -> tuple[str, int]:
+        """The name and the port to connect to: those of the proxy where there is one."""
+        return (self.address, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
+
+    @property
     def confidential(self) -> bool:
         """Whether nobody on the way can read what is sent there: it is encrypted, or does not leave this machine."""
-        if self.tls or self.address == "localhost":
+        if self.tls or self.proxy is not None:
+            return self.tls
+        if self.address == "localhost":
             return True
         try:
             return ip_address(self.host).is_loopback
@@ -67,6 +76,11 @@ def parse_endpoint(url: str) -> Endpoint:
     if parts.scheme not in _PORTS or port == 0 or not (_HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path)):
         raise _malformed(url)
     return Endpoint(parts.scheme, host, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
+
+
+def by_proxy(endpoint: Endpoint, setting: str | None) -> Endpoint:
+    """The endpoint, with the proxy that leads there: see :func:`s3dlio.proxy.proxy_for`. Errors: `ConfigError`."""
+    return replace(endpoint, proxy=proxy_for(endpoint.scheme, endpoint.host, endpoint.port, setting))
 
 
 def _malformed(url: str) -> ConfigError:

@@ -32,6 +32,7 @@ import trio
 from ..alignment.buffers import address_of
 from . import pump_table
 from .endpoint import Endpoint
+from .proxied import open_tunnel
 from .pump import Moved, Pump, pump_of_run
 from .stall import StallWatch
 from .tls import TlsContext, TlsSocket, openssl_functions, pointer_of, tls_error
@@ -369,9 +370,11 @@ class Filled(Protocol):
 async def connect(endpoint: Endpoint, address: str, context: TlsContext | None, watch: StallWatch) -> Stream:
     """Open a stream to an `address`, or the addresses of a name, IPv4 and IPv6 racing (RFC 8305).
 
-    Errors: `OSError`, `ssl.SSLError` included.
+    They are the endpoint's, or those of its proxy. Errors: `OSError`, `ssl.SSLError` and `ProxyError` included.
     """
-    opened = await trio.open_tcp_stream(address, endpoint.port)
+    opened = await trio.open_tcp_stream(address, endpoint.peer[1])
+    if endpoint.proxy is not None and endpoint.tls:
+        await open_tunnel(opened, endpoint, endpoint.proxy)
     sock = socket.socket(fileno=opened.socket.detach())
     try:
         sock.setblocking(False)

@@ -27,6 +27,7 @@ from ..errors import (
     ErrorContext,
     ObjectChangedError,
     ProtocolError,
+    ProxyError,
     StallError,
     StoreError,
     error_class,
@@ -38,6 +39,7 @@ from .download import Download
 from .endpoint import Endpoint
 from .http1 import SecretHeaders, SecretText, request_head, request_heads
 from .pool import ConnectionPool
+from .proxied import forwarding
 from .retry import Failure, failure_of
 from .stream import can_pump
 
@@ -123,6 +125,7 @@ class Upstream:
         """Requests that were answered as asked, and bytes of bodies, either way, of all."""
         self.failures: Counter[str] = Counter()
         self._read_fault = read_fault
+        self._forwarding = forwarding(endpoint)
         self._takes_expect = True
 
     @property
@@ -152,8 +155,9 @@ class Upstream:
         if alike is None:
             return [await self.signed_head(request._replace(path=path), None, expect=False) for path in paths]
         prefix, query = self.endpoint.prefix, f"?{request.query}" if request.query else ""
+        target = self._forwarding.address(prefix, headers) if self._forwarding else prefix
         each = (
-            (SecretText(f"{prefix}{path}{query}"), SecretText(alike.authorization(prefix + path))) for path in paths
+            (SecretText(f"{target}{path}{query}"), SecretText(alike.authorization(prefix + path))) for path in paths
         )
         return request_heads("GET", headers, each)
 
@@ -206,6 +210,8 @@ class Upstream:
         path = self.endpoint.prefix + request.path
         query = SecretText(await self.signer.sign(request.method, path, query, headers))
         target = SecretText(f"{path}?{query}" if query else path)
+        if self._forwarding is not None:
+            target = self._forwarding.address(target, headers)
         return memoryview(request_head(request.method, target, headers))
 
     def _headers(self, request: Request, asked: Mapping[str, str], *, expect: bool) -> SecretHeaders:
@@ -263,7 +269,7 @@ class Upstream:
 
     def _broken(self, request: Request, error: Exception, sent: int) -> Failed:
         """The attempt ended without a usable answer."""
-        context = self._context(request, sent)
+        context = self._context(request, sent, error.status if isinstance(error, ProxyError) else None)
         if isinstance(error, StoreError) and not isinstance(error, ProtocolError | ConnectionFailedError):
             return Failed(Failure.FINAL, type(error)(error.message, context), cause=error.__cause__)
         if isinstance(error, ProtocolError):
@@ -273,7 +279,9 @@ class Upstream:
             if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                 message = f"the server does not speak TLS here, or no version of it that is allowed: {error.message}"
                 return Failed(Failure.FINAL, type(error)(message, context), cause=cause)
-            kind = Failure.FINAL if isinstance(cause, ssl.SSLCertVerificationError) else Failure.NOT_SENT
+            refused = error.status is not None and failure_of(error.status, None) is Failure.FINAL
+            final = refused or isinstance(cause, ssl.SSLCertVerificationError)
+            kind = Failure.FINAL if final else Failure.NOT_SENT
             return Failed(kind, type(error)(error.message, context), cause=cause)
         if isinstance(error, TimeoutError):
             return Failed(Failure.STALLED, StallError(str(error), context), cause=error)
@@ -282,7 +290,9 @@ class Upstream:
     def _refused(self, request: Request, answer: Answer, fault: Fault, download: Download | None, sent: int) -> Failed:
         """The server answered with an error."""
         context = self._context(request, sent, answer.status, fault)
-        message = shown(fault.message or "") or f"the server answered {answer.status}"
+        forwarded = self._forwarding
+        told = forwarded.told(answer.status) if forwarded else f"the server answered {answer.status}"
+        message = shown(fault.message or "") or told
         if fault.error is not None:
             return Failed(Failure.FINAL, fault.error(message, context))
         if download is not None and download.tells_change(answer.status):

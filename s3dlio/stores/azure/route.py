@@ -131,14 +131,16 @@ def route(address: Address, account: AzureAccount) -> Route:
             server = replace(server, prefix=f"/{name}")
     else:
         server = Endpoint("https", address.host or _host(name), 443)
-    _check_secrecy(server, account, name)
     in_uri = account.name is None and address.account is not None and address.host is None
     return Route(server, f"/{quote_path(address.container)}", address.container, name, in_uri)
 
 
-def _check_secrecy(server: Endpoint, account: AzureAccount, name: str | None) -> None:
-    """Whoever reads a SAS on the way can use it; an account's key only signs. Everybody knows that of the emulator."""
-    sent = account.sas is not None and account.key is None and name != _EMULATOR_ACCOUNT
+def check_secrecy(server: Endpoint, account: AzureAccount) -> None:
+    """Whoever reads a SAS on the way can use it; an account's key only signs. Everybody knows that of the emulator.
+
+    Errors: `ConfigError`.
+    """
+    sent = account.sas is not None and account.key is None and account.name != _EMULATOR_ACCOUNT
     if sent and not server.confidential:
         raise ConfigError(
             f"the SAS of AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING is not sent in clear to another "

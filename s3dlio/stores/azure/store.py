@@ -55,12 +55,13 @@ from ...model import (
 )
 from ...transport.connection import Answer
 from ...transport.download import Download
+from ...transport.endpoint import by_proxy
 from ...transport.http1 import quote_path
 from ...transport.upstream import Fault, Request
 from ..http import HeaderNames, HttpStore, naming, open_service
 from ..integrity import read_checksum
 from ..xml import parse_error, text_of
-from .route import ACCOUNT_IN_URI, check_name, is_azure, parse_address, route
+from .route import ACCOUNT_IN_URI, check_name, check_secrecy, is_azure, parse_address, route
 from .xml import block_list, parse_list_page
 
 API_VERSION = "2021-12-02"
@@ -106,9 +107,11 @@ class AzureStore(HttpStore):
         ]
         self._route = routes[0]
         account = replace(account, name=self._route.account)
-        endpoints = [each.endpoint for each in routes]
+        endpoints = [by_proxy(each.endpoint, config.proxy) for each in routes]
+        for endpoint in endpoints:
+            check_secrecy(endpoint, account)
         confidential = all(endpoint.tls for endpoint in endpoints)
-        signer = azure_signer(account, tls=confidential, anonymous=config.anonymous)
+        signer = azure_signer(account, tls=confidential, anonymous=config.anonymous, proxy=config.proxy)
         service = open_service(endpoints, config, signer, read_fault, {"x-ms-version": API_VERSION})
         super().__init__(self._route.container, config, service)
         self._expires = sas_expiry(account.sas) if account.sas and not account.key else None

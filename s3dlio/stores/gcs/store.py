@@ -53,7 +53,7 @@ from ...model import (
 )
 from ...transport.connection import Answer
 from ...transport.download import Download
-from ...transport.endpoint import Endpoint
+from ...transport.endpoint import Endpoint, by_proxy
 from ...transport.upstream import Request
 from ..http import HttpStore, Query, creating, each, open_service, read_removed
 from ..store import check_key
@@ -84,10 +84,10 @@ class GCSStore(HttpStore):
         if config.anonymous:
             credentials = None
         elif credentials is None and all(map(messages.is_google, endpoints)):
-            credentials = google_credentials()
+            credentials = google_credentials(config.proxy)
         if credentials is not None:
             for endpoint in endpoints:
-                _check_secrecy(endpoint)
+                _check_secrecy(by_proxy(endpoint, config.proxy))
         service = open_service(endpoints, config, BearerSigner(credentials), messages.read_fault)
         super().__init__(messages.check_bucket(bucket), config, service)
         self._resumable = ResumableUploads(service)
