@@ -128,7 +128,7 @@ async def make(make_store: MakeStore, proxy: ProxyServer, trust: str) -> MakeSto
 
 def pool_of(store: S3Store) -> ConnectionPool:
     assert store._service is not None
-    return store._service.pool
+    return store._service.rotation.first.pool
 
 
 # Ways
@@ -186,7 +186,7 @@ async def test_a_signer_sees_neither_the_proxys_header_nor_the_absolute_target(
     store, seen = make("http", proxy=with_user(proxy)), list[tuple[str, bool]]()
     await store.get("key")
     assert store._service is not None
-    signer = store._service.signer
+    signer = store._service.rotation.first.signer
 
     class Recording:
         async def sign(self, method: str, path: str, query: str, headers: dict[str, str]) -> str:
@@ -196,7 +196,7 @@ async def test_a_signer_sees_neither_the_proxys_header_nor_the_absolute_target(
         async def recover(self, code: str | None, status: int, headers: Mapping[str, str]) -> bool:
             return False
 
-    store._service.signer = Recording()
+    store._service.rotation.first.signer = Recording()
     await store.get("key")
     assert seen == [(f"{ROOT}key", False)]
 
@@ -504,8 +504,9 @@ async def test_nobody_sees_the_password(
             service = store._service
             shown: list[object] = [store]
             if service is not None:  # a store that has had no success finds its way anew
-                shown += [service, service.pool, service.endpoint, service._forwarding]
-                shown += map(vars, (service, service.pool, service.pool._connect))
+                upstream = service.rotation.first
+                shown += [service, upstream.pool, upstream.endpoint, upstream._forwarding]
+                shown += map(vars, (service, upstream, upstream.pool, upstream.pool._connect))
             assert not re.search(f"{CANARY}|Basic ", repr(shown))
     assert not SIGNATURES.search(caplog.text)
 
