@@ -1,7 +1,7 @@
 # make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, pyright, import-linter
 # make test   all tests, against real servers on this machine                make bench  compare with other clients
 #
-# make test-plain   the tests of transport and stores where nothing can be compiled
+# make test-plain   the tests of transport and stores where nothing can be compiled, or where there is no pyOpenSSL
 #
 # Each installs what it needs into .venv, once, and again when pyproject.toml or constraints.txt change.
 
@@ -14,6 +14,8 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 NPM := tests/servers/node_modules/.package-lock.json
 PLAIN := tests/transport $(wildcard tests/stores/*/test_conformance.py)
+# What speaks TLS, or asks whether the pump does.
+TLS := $(addprefix tests/transport/test_,tls.py tls_pieces.py secrets_in_frames.py pump_uploads.py batch.py)
 # A peer whose package is called s3dlio, too.
 RUST := $(VENV)/rust/bin/python
 
@@ -29,6 +31,7 @@ test: $(VENV)/test,lint.installed $(NPM)
 
 test-plain: $(VENV)/test,lint.installed $(NPM)
 	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not virtual_clock" $(PLAIN)
+	$(PYTEST) -p tests.without_pyopenssl -m "not virtual_clock" $(TLS)
 
 coverage: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST) --cov --cov-report=term

@@ -84,9 +84,11 @@ def _openssl_maker() -> Callable[..., TlsContext] | None:
 
 
 def openssl_functions() -> Mapping[str, int]:
-    """The addresses of the functions that work on an `SSL *`. Where none is to be had, neither are they."""
-    from .openssl import FUNCTIONS
-
+    """The addresses of the functions that work on an `SSL *`; none where no `SSL *` is to be had."""
+    try:
+        from .openssl import FUNCTIONS
+    except Exception:  # as above
+        return {}
     return FUNCTIONS
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from s3dlio.auth.sigv4 import CredentialsProvider
 from s3dlio.config import Config
 from s3dlio.stores.s3.store import S3Store
+from s3dlio.transport.pump_code import wait_for_code
+from s3dlio.transport.tls import openssl_functions
 
 from ..servers.faults import FaultServer, fault_server
 
@@ -56,3 +60,27 @@ async def make_store(server: FaultServer) -> AsyncIterator[MakeStore]:
 @pytest.fixture
 async def store(make_store: MakeStore) -> S3Store:
     return make_store()
+
+
+@pytest.fixture(scope="session")
+def compiled_pump_for_tls() -> None:
+    """As for the other one, which way is tested is known."""
+    if functions := openssl_functions():
+        wait_for_code(120, functions)
+
+
+@pytest.fixture
+def openssl() -> ModuleType:
+    """What works with pyOpenSSL: the run that hides that says so."""
+    found: ModuleType = pytest.importorskip("s3dlio.transport.openssl", reason="pyOpenSSL is hidden, or not installed")
+    return found
+
+
+@pytest.fixture(params=["openssl", "ssl"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose TLS it is."""
+    if request.param == "openssl":
+        request.getfixturevalue("openssl")
+    else:
+        monkeypatch.setitem(sys.modules, "s3dlio.transport.openssl", None)
+    return str(request.param)

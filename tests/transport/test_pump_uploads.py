@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from s3dlio.errors import ProtocolError
-from s3dlio.transport import pump, pump_code
+from s3dlio.transport import pump
 from s3dlio.transport.connection import Connection
 from s3dlio.transport.pump import Pump, pump_of_run
 from s3dlio.transport.stall import StallWatch
@@ -39,11 +39,10 @@ Peer = Callable[[bytearray, Any], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
-def compiled(compiled_pump: bool) -> None:
+def compiled(compiled_pump: bool, compiled_pump_for_tls: None) -> None:
     """Without the code there is no pump, and nothing here to test: the run that hides it says so."""
     if not compiled_pump:
         pytest.skip("the pump cannot be compiled here, or is not to be")
-    pump_code.wait_for_code(120, openssl_functions())
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ async def test_bodies_of_all_sizes(sizes: tuple[int, ...]) -> None:
 async def test_bodies_of_all_sizes_over_tls(
     sizes: tuple[int, ...], certified: Certified, request: pytest.FixtureRequest
 ) -> None:
-    if openssl_functions() is not None:
+    if openssl_functions():
         request.getfixturevalue("by_pump_alone")
     body = pieces_of(*sizes)
     sent = b"".join((HEAD, *body))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ssl
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from functools import partial
 from ipaddress import ip_address
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -24,7 +24,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from OpenSSL import SSL
 from trio.testing import MockClock
 
 from s3dlio.errors import (
@@ -38,29 +37,20 @@ from s3dlio.errors import (
 )
 from s3dlio.model import PutOptions
 from s3dlio.stores.s3.store import S3Store
-from s3dlio.transport import pump_code
-from s3dlio.transport.tls import openssl_functions
+from s3dlio.transport.batch import Batch
 
 from ..servers.faults import NOTHING, Fault, FaultServer, error_body, fault_server
 from .conftest import DATA, ROOT, MakeStore
 from .test_cancellation import cancelled_at
 
+if TYPE_CHECKING:
+    from OpenSSL import SSL
+
 MiB = 1 << 20
 LARGE = bytes(range(256)) * (3 * MiB // 256)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_pump_for_tls() -> None:
-    """As for the other one, which way is tested is known."""
-    pump_code.wait_for_code(120, openssl_functions())
-
-
-@pytest.fixture(params=["openssl", "ssl"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose TLS it is."""
-    if request.param == "ssl":
-        monkeypatch.setitem(sys.modules, "s3dlio.transport.openssl", None)
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("way", "compiled_pump_for_tls")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +84,23 @@ async def test_bodies_both_ways(make_store: MakeStore, authority: trustme.CA, ca
         assert server.connections == 1
         assert [asked.headers.get("expect") for asked in server.requests] == ["100-continue", None, None]
         assert server.requests[0].headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+
+async def test_small_objects_in_batches(
+    way: str, make_store: MakeStore, authority: trustme.CA, ca_bundle: str, compiled_pump: bool
+) -> None:
+    """By the pump, which needs pyOpenSSL; otherwise none are asked for, and none of what asks breaks down."""
+    async with fault_server(tls=server_context(authority)) as server:
+        server.objects[f"{ROOT}key"] = DATA
+        store, batch = make_store(endpoint=server.endpoint, ca_bundle=ca_bundle), Batch[str]()
+        assert await store.get("key") == DATA
+        pumped = way == "openssl" and compiled_pump
+        assert store.batches == pumped
+        assert await store.ask(batch, [("name", "key", len(DATA))]) == pumped
+        while len(batch):
+            for reply in await batch.answers():
+                assert reply.answer is not None
+                assert reply.answer.body == DATA
 
 
 @pytest.mark.parametrize("cut", [0, 1, 16_384, MiB, len(LARGE) - 1])
@@ -406,6 +413,9 @@ async def test_cancelled_at_every_step(make_store: MakeStore, authority: trustme
 
 async def test_renegotiation_is_refused(make_store: MakeStore, authority: trustme.CA, ca_bundle: str) -> None:
     """The server of a TLS 1.2 connection asks for it in the middle of an answer: that comes nevertheless."""
+    pytest.importorskip("OpenSSL", reason="the server that asks for it is pyOpenSSL's")
+    from OpenSSL import SSL
+
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -438,6 +448,8 @@ async def test_renegotiation_is_refused(make_store: MakeStore, authority: trustm
 
 async def relay(stream: trio.SocketStream, secure: SSL.Connection, step: Callable[[], object]) -> None:
     """Do `step` with what the client sends for it."""
+    from OpenSSL import SSL
+
     while True:
         try:
             step()
@@ -452,6 +464,8 @@ async def relay(stream: trio.SocketStream, secure: SSL.Connection, step: Callabl
 
 
 async def send_pending(stream: trio.SocketStream, secure: SSL.Connection) -> None:
+    from OpenSSL import SSL
+
     with suppress(SSL.WantReadError):
         while True:
             await stream.send_all(secure.bio_read(100_000))

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import trio
@@ -23,29 +24,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from s3dlio.transport import openssl, pump_code
 from s3dlio.transport.endpoint import Endpoint
-from s3dlio.transport.openssl import OpenSSLContext, OpenSSLSocket
 from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import StaleError, Stream, connect
-from s3dlio.transport.tls import openssl_functions, tls_context
+from s3dlio.transport.tls import tls_context
 
 Serve = Callable[[trio.SSLStream[trio.SocketStream]], Awaitable[None]]
-WAYS = ["openssl", "ssl"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_pump_for_tls() -> None:
-    """As for the other one, which way is tested is known."""
-    pump_code.wait_for_code(120, openssl_functions())
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose TLS it is."""
-    if request.param == "ssl":
-        monkeypatch.setitem(sys.modules, "s3dlio.transport.openssl", None)
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("compiled_pump_for_tls")
 
 
 class Certified:
@@ -109,7 +95,11 @@ async def say_nothing(secure: trio.SSLStream[trio.SocketStream]) -> None:
 
 
 def test_whose_it_is(way: str) -> None:
-    assert isinstance(tls_context(None, verify=True), OpenSSLContext) == (way == "openssl")
+    assert is_openssls(tls_context(None, verify=True)) == (way == "openssl")
+
+
+def is_openssls(context: object) -> bool:
+    return type(context).__name__ == "OpenSSLContext"
 
 
 NAMES = {
@@ -251,7 +241,7 @@ class TestEnds:
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody"
 
 
-async def test_a_reset(certified: Certified) -> None:
+async def test_a_reset(openssl: ModuleType, certified: Certified) -> None:
     async def serve(secure: trio.SSLStream[trio.SocketStream]) -> None:
         secure.transport_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -261,17 +251,17 @@ async def test_a_reset(certified: Certified) -> None:
         assert caught.value.errno == errno.ECONNRESET
 
 
-async def test_an_error_that_another_has_left(certified: Certified) -> None:
+async def test_an_error_that_another_has_left(openssl: ModuleType, certified: Certified) -> None:
     """It is in the thread's queue, and of no connection."""
     async with connected(certified.context, certified.authority, say_nothing) as stream:
         sock = stream._sock
-        assert isinstance(sock, OpenSSLSocket)
+        assert isinstance(sock, openssl.OpenSSLSocket)
         openssl._lib.ERR_put_error(20, 0, 134, openssl._ffi.NULL, 0)
         with pytest.raises(ssl.SSLWantReadError):
             sock.recv_into(bytearray(1))
 
 
-def test_errors_have_the_names_that_ssl_gives_them() -> None:
+def test_errors_have_the_names_that_ssl_gives_them(openssl: ModuleType) -> None:
     error = openssl.error_of(20 << 23 | 267)
     assert (str(error), error.reason) == ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "WRONG_VERSION_NUMBER")
     assert isinstance(openssl.error_of(0), ssl.SSLEOFError)
@@ -331,11 +321,11 @@ async def test_stale_when_it_is_used(certified: Certified) -> None:
                 await stream.converse(memoryview(b"ask"), bytearray(100), 0, whole=True, reused=True)
 
 
-async def test_a_closed_socket(certified: Certified) -> None:
+async def test_a_closed_socket(openssl: ModuleType, certified: Certified) -> None:
     """Its descriptor may be another's by now."""
     async with connected(certified.context, certified.authority, say_nothing) as stream:
         sock = stream._sock
-        assert isinstance(sock, OpenSSLSocket)
+        assert isinstance(sock, openssl.OpenSSLSocket)
         stream.close()
         assert sock.fileno() == -1
         for use in (lambda: sock.recv_into(bytearray(1)), lambda: sock.send(memoryview(b"x")), sock.do_handshake):
@@ -347,14 +337,14 @@ async def test_a_closed_socket(certified: Certified) -> None:
 class TestOtherPieces:
     """Whatever is not as expected, TLS is there."""
 
-    def test_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hidden(self, openssl: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("OpenSSL", "service_identity"):
             with monkeypatch.context() as hidden:
                 hidden.delitem(sys.modules, "s3dlio.transport.openssl")
                 hidden.setitem(sys.modules, name, None)
-                assert not isinstance(tls_context(None, verify=True), OpenSSLContext)
+                assert not is_openssls(tls_context(None, verify=True))
 
-    def test_of_another_kind(self) -> None:
+    def test_of_another_kind(self, openssl: ModuleType) -> None:
         with pytest.raises(ImportError, match=r"SSL_read is int\(\*\)\(SSL \*, void \*, int\)"):
             openssl._address("SSL_read", "int(*)(SSL *)")
         with pytest.raises(AttributeError):
@@ -363,7 +353,7 @@ class TestOtherPieces:
     def test_keys_are_logged(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """For which only `ssl` has a setting in the environment."""
         monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
-        assert not isinstance(tls_context(None, verify=True), OpenSSLContext)
+        assert not is_openssls(tls_context(None, verify=True))
 
 
 def test_nobody_pays_before_the_first_connection() -> None:
