@@ -49,6 +49,10 @@ class Fault:
     """Sent before the head."""
     pieces: Sequence[bytes] | None = None
     """The body as these chunks, with `Transfer-Encoding: chunked`."""
+    chunk: int | None = None
+    """The true body in chunks of so many bytes."""
+    lie: int = 0
+    """By so much the length that the head tells is wrong."""
     cut: int | None = None
     """The connection ends after so many bytes of the body."""
     reset: bool = False
@@ -176,8 +180,11 @@ class FaultServer:
             while len(self.open) != connections:
                 await trio.testing.wait_all_tasks_blocked(2 * _LULL)
 
-    def next_fault(self) -> Fault:
+    def next_fault(self, method: str, target: str) -> Fault:
         return self.script.popleft() if self.script else self.always
+
+    def heard(self, data: bytes | bytearray) -> None:
+        """Called with whatever comes, as it comes."""
 
     def answer(self, asked: Asked, fault: Fault) -> Truth:
         """The honest answer, for a server that does not see the headers that the fault makes it deaf to."""
@@ -251,7 +258,7 @@ class _Exchange:
     async def run(self) -> bool:
         """One request and its answer; whether another may follow."""
         method, target, headers = await self._head()
-        fault = self._server.next_fault()
+        fault = self._server.next_fault(method, target)
         body = b"" if fault.early else await self._body(headers, fault)
         asked = Asked(method, target, headers, body, self._number)
         self._server.requests.append(asked)
@@ -302,6 +309,7 @@ class _Exchange:
         data = await self._stream.receive_some(most)
         if not data:
             raise _Gone
+        self._server.heard(data)
         self._received += data
 
     async def _answer(self, asked: Asked, fault: Fault) -> None:
@@ -311,10 +319,14 @@ class _Exchange:
         truth = self._server.answer(asked, fault)
         status = fault.status or truth.status
         body = truth.body if fault.body is None and fault.status is None else fault.body or b""
+        pieces = fault.pieces if fault.chunk is None else _cut(body, fault.chunk)
+        if fault.delay:
+            await trio.sleep(fault.delay)
         await self._stop_at(NOTHING, fault)
-        await self._stream.send_all(fault.interim + _head(status, body, truth.headers, fault))
+        length = None if pieces is not None else max(len(body) + fault.lie, 0)
+        await self._stream.send_all(fault.interim + _head(status, length, truth.headers, fault))
         if asked.method != "HEAD" and status not in (204, 304):
-            await self._send_body(body if fault.pieces is None else _chunked(fault.pieces), fault)
+            await self._send_body(body if pieces is None else _chunked(pieces), fault)
 
     async def _send_body(self, body: bytes, fault: Fault) -> None:
         limits = [limit for limit in (fault.cut, fault.stall) if limit is not None]
@@ -337,18 +349,24 @@ class _Exchange:
             await self._end(fault)
 
     async def _end(self, fault: Fault) -> None:
-        if fault.reset and isinstance(self._stream, trio.SocketStream):
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        plain = getattr(self._stream, "transport_stream", self._stream)
+        if fault.reset and isinstance(plain, trio.SocketStream):
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await trio.aclose_forcefully(self._stream)
         raise _Gone
 
 
-def _head(status: int, body: bytes, true_headers: Mapping[str, str], fault: Fault) -> bytes:
-    framing = {"content-length": str(len(body))} if fault.pieces is None else {"transfer-encoding": "chunked"}
+def _head(status: int, length: int | None, true_headers: Mapping[str, str], fault: Fault) -> bytes:
+    """Of a body of `length` bytes, or one in chunks."""
+    framing = {"transfer-encoding": "chunked"} if length is None else {"content-length": str(length)}
     standard = {"date": formatdate(usegmt=True), "x-amz-request-id": "request-id", **framing}
     headers: dict[str, str | None] = {**standard, **true_headers, **fault.headers}
     lines = [f"{name}: {value}\r\n" for name, value in headers.items() if value is not None]
     return f"HTTP/1.1 {status} Answer\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+def _cut(body: bytes, size: int) -> Sequence[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
 
 
 def _chunked(pieces: Sequence[bytes]) -> bytes:
@@ -356,13 +374,15 @@ def _chunked(pieces: Sequence[bytes]) -> bytes:
 
 
 @asynccontextmanager
-async def fault_server(host: str = HOST, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultServer]:
+async def fault_server(
+    host: str = HOST, tls: ssl.SSLContext | None = None, kind: Callable[[str], FaultServer] = FaultServer
+) -> AsyncIterator[FaultServer]:
     """A server on a free port of `host`, gone with all its connections at the end of the block."""
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host=host)
         address, port = listener.socket.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
-        server = FaultServer(f"http{'s' if tls else ''}://{shown}:{port}")
+        server = kind(f"http{'s' if tls else ''}://{shown}:{port}")
         handler = server.serve if tls is None else partial(_serve_tls, server, tls)
         nursery.start_soon(_serve, server, handler, listener)
         yield server

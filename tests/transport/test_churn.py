@@ -1,0 +1,18 @@
+"""A few seconds of :mod:`.churn`, in a process of its own, plain and over TLS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.timeout(300)
+def test_nothing_is_left(compiled_pump: bool, tls: bool) -> None:
+    if not compiled_pump:
+        pytest.skip("the pump cannot be compiled here, or is not to be")
+    program = [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.transport.churn", "--seconds", "3"]
+    done = subprocess.run([*program, *["--tls"] * tls], capture_output=True, text=True, timeout=280, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
