@@ -174,10 +174,54 @@ print(json.dumps({"bytes": done, "growth": highest - before}))
 """
 
 
-@pytest.mark.parametrize("program", [_MANY_READS, _MANY_BODIES], ids=["pooled buffers", "read ahead"])
+_DROP_IN = """
+import json, sys
+from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3MapDataset
+
+uri, keys, rounds, face = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+REGION = "us-east-1"
+
+def highest():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+
+def readers():
+    if face == "iteration":
+        yield from S3IterableDataset.from_prefix(uri, region=REGION)
+    elif face == "batches":
+        dataset = S3MapDataset.from_prefix(uri, region=REGION)
+        for start in range(0, len(dataset), 5):
+            batch = dataset.__getitems__(range(start, start + 5))
+            yield from (batch.pop(0) for _ in range(5))  # a reader keeps its body
+    else:
+        checkpoint = S3Checkpoint(region=REGION)
+        yield from (checkpoint.reader(f"{uri}/k{number}") for number in range(keys))
+
+before, done = highest(), 0
+for _ in range(rounds):
+    for reader in readers():
+        body = reader.read()
+        assert body[:8] == reader.key.encode().rjust(8)
+        assert body[-8:] == reader.key.encode().ljust(8)
+        done += len(body)
+print(json.dumps({"bytes": done, "growth": highest() - before}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "face"),
+    [
+        (_MANY_READS, "pooled buffers"),
+        (_MANY_BODIES, "read ahead"),
+        (_DROP_IN, "iteration"),
+        (_DROP_IN, "batches"),
+        (_DROP_IN, "checkpoints"),
+    ],
+    ids=["pooled buffers", "read ahead", "iteration", "batches", "checkpoints"],
+)
 @pytest.mark.timeout(300)
 def test_ten_gigabytes_stay_within_the_memory_limit(
-    s3_server: SeaweedFS, bucket: str, s3_environment: None, program: str
+    s3_server: SeaweedFS, bucket: str, s3_environment: None, program: str, face: str
 ) -> None:
     """256 MiB of buffers, 100 MiB for everything else, however much is read."""
     import s3dlio
@@ -188,7 +232,7 @@ def test_ten_gigabytes_stay_within_the_memory_limit(
         middle = os.urandom(1 << 20) * ((size >> 20) - 1) + os.urandom((1 << 20) - 16)
         s3dlio.put(f"s3://{bucket}/{key}", key.encode().rjust(8) + middle + key.encode().ljust(8))
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, f"s3://{bucket}", str(keys), str(rounds)],
+        [sys.executable, "-W", "error", "-c", program, f"s3://{bucket}", str(keys), str(rounds), face],
         capture_output=True,
         text=True,
         timeout=280,
