@@ -262,7 +262,6 @@ class _Exchange:
         body = b"" if fault.early else await self._body(headers, fault)
         asked = Asked(method, target, headers, body, self._number)
         self._server.requests.append(asked)
-        await trio.sleep(fault.delay)
         await self._answer(asked, fault)
         if fault.refuse_after is not None:
             await trio.testing.wait_all_tasks_blocked(_LULL)  # or RST would overtake the answer

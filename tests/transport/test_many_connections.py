@@ -83,7 +83,7 @@ def none_below(descriptor: int) -> Iterator[None]:
 def is_pumped(store: S3Store) -> set[bool]:
     """Whether its idle connections are; they may differ."""
     assert store._service is not None
-    return {connection.stream.pumped for connection, _ in store._service.pool._idle}
+    return {connection.stream.pumped for connection, _ in store._service.rotation.first.pool._idle}
 
 
 @pytest.mark.skipif(
