@@ -26,6 +26,7 @@ GiB = 1 << 30
 
 Addressing = Literal["auto", "path", "virtual"]
 Durable = Literal["full", "file", "none"]
+Sse = Literal["AES256", "aws:kms", "aws:kms:dsse"]
 
 
 _S3_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URIS")
@@ -123,6 +124,18 @@ class Config:
 
     requester_pays: bool = _flag(False, "S3DLIO_REQUESTER_PAYS")
     """Agree to be charged for what is asked of a bucket of S3 that demands it of its users."""
+
+    sse: Sse | None = _setting(None, "S3DLIO_SSE")
+    """How S3 encrypts what is written: `AES256` with keys of its own, `aws:kms` or `aws:kms:dsse` with one of KMS; else
+    as the bucket says."""
+
+    sse_kms_key_id: str | None = _setting(None, "S3DLIO_SSE_KMS_KEY_ID")
+    """The key of KMS, by its id or ARN; else the account's own for S3. Without `sse`, it means `aws:kms`."""
+
+    sse_c_key_file: str | None = _setting(None, "S3DLIO_SSE_C_KEY_FILE")
+    """A file with the key of 32 bytes, as they are or in base64, that S3 encrypts with and keeps no copy of (SSE-C).
+    Every object that is written, read or copied is of this key. It is read when a store is first used, in each process,
+    and sent where nobody on the way can read it: over https, or to this host."""
 
     ca_bundle: str | None = _setting(None, "S3DLIO_CA_BUNDLE")
     """Certificate authorities to trust: a file, or a folder that `openssl rehash` has prepared. Else, for S3 alone,
@@ -222,13 +235,17 @@ _POSITIVE = (
 _CHOICES = {
     "addressing": get_args(Addressing),
     "durable": get_args(Durable),
+    "sse": (None, *get_args(Sse)),
     **dict.fromkeys(("anonymous", "requester_pays", "verify_tls", "follow_symlinks"), (True, False)),
     **dict.fromkeys(("use_fips_endpoint", "use_dualstack_endpoint", "use_accelerate_endpoint"), (True, False, None)),
 }
 
 ENDPOINTS = ("endpoint", "gcs_endpoint", "azure_endpoint")
 
-_TEXTS = ("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy")
+_TEXTS = (
+    *("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy"),
+    *("sse_kms_key_id", "sse_c_key_file"),
+)
 
 
 def _listed(name: str, given: Any) -> Any:
@@ -261,3 +278,7 @@ def _check(config: Config) -> None:
         if value and name.endswith("endpoint") and not {"@", "?"}.isdisjoint(value):
             raise ConfigError(f"{name} must not hold a user, a password or a query: it is shown in errors")
     parse_proxy(config.proxy or "", "proxy")
+    if config.sse_kms_key_id and config.sse == "AES256":
+        raise ConfigError("sse_kms_key_id is a key of KMS: it cannot be combined with sse='AES256'")
+    if config.sse_c_key_file and (config.sse or config.sse_kms_key_id):
+        raise ConfigError("an object has one key: sse_c_key_file cannot be combined with sse or sse_kms_key_id")

@@ -41,6 +41,8 @@ def _other(field: Field[Any]) -> tuple[str, object]:
     default = field.metadata["default"]
     if field.name in FLAGS:
         return _SPELLINGS[bool(default)]
+    if field.name == "sse":
+        return "aws:kms", "aws:kms"
     return _SPELLINGS[type(default) if isinstance(default, int | float) else default]
 
 

@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -35,9 +36,9 @@ MiB = 1 << 20
 RESUMABLE = 3 * MiB
 CANARY = "cAnArY0123456789"
 KEY = f"key-{CANARY}".encode()
-SIGNATURES = re.compile(
-    f"{CANARY}|{re.escape(base64.b64encode(KEY).decode())}|Signature=|SharedKey |Bearer |Basic |sig="
-)
+CUSTOMER_KEY = 2 * CANARY.encode()
+ENCODED = "|".join(re.escape(base64.b64encode(key).decode()) for key in (KEY, CUSTOMER_KEY))
+SIGNATURES = re.compile(f"{CANARY}|{ENCODED}|Signature=|SharedKey |Bearer |Basic |sig=")
 """All that would let a reader act: secrets, and what was made of them."""
 
 
@@ -69,8 +70,15 @@ def azure(account: AzureAccount) -> Callable[[str, Config], HttpStore]:
     return lambda endpoint, config: AzureStore("account/bucket", config, replace(account, endpoint=endpoint))
 
 
+def s3(endpoint: str, config: Config) -> S3Store:
+    """With a key to encrypt by, too."""
+    key = Path(config.ca_bundle or "").with_name("key")
+    key.write_bytes(CUSTOMER_KEY)
+    return S3Store("bucket", replace(config, endpoint=endpoint, sse_c_key_file=str(key)), Keys())
+
+
 CLOUDS: dict[str, Callable[[str, Config], HttpStore]] = {
-    "s3": lambda endpoint, config: S3Store("bucket", replace(config, endpoint=endpoint), Keys()),
+    "s3": s3,
     "azure key": azure(AzureAccount("account", key=KEY)),
     "azure sas": azure(AzureAccount("account", sas=f"sv=2021&sig={CANARY}")),
     "azure bearer": azure(AzureAccount("account")),

@@ -54,6 +54,7 @@ from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key
 from ..xml import parse_error, text_of
 from . import checksums, copying
+from .encryption import encryption_headers
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
 from .settings import variant_of, with_profile
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
@@ -85,6 +86,7 @@ def _digest(algorithm: str, data: memoryview) -> str:
 _DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
     f"x-amz-checksum-{name.lower()}": partial(_digest, name) for name in ("CRC64NVME", "CRC32C", "CRC32")
 }
+_NO_HEADERS: Mapping[str, str] = {}
 _GOOGLE = "storage.googleapis.com"
 _EXPIRY = re.compile('expiry-date="([^"]*)"')
 
@@ -109,6 +111,7 @@ class S3Store(HttpStore):
         self._found = config
         self._route: Route | None = None
         self._answered = self._is_there = False
+        self._encryption: Mapping[str, Mapping[str, str]] = {}
         self._others: dict[str, S3Store] = {}
         """By their names, the buckets that were copied from."""
         self._begun: dict[str, datetime | None] = {}
@@ -336,7 +339,8 @@ class S3Store(HttpStore):
 
     def _addressed(self, request: Request, hashed: str = EMPTY_SHA256) -> Request:
         assert self._route is not None
-        headers = {**request.headers, PAYLOAD_HASH: hashed}
+        encryption = self._encryption.get(request.operation, _NO_HEADERS)
+        headers = {**request.headers, **encryption, PAYLOAD_HASH: hashed}
         return request._replace(path=self._route.path + request.path, headers=headers)
 
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
@@ -369,6 +373,7 @@ class S3Store(HttpStore):
         """Read the profile, which may touch files, and connect the parts. No request is sent."""
         settings = await trio.to_thread.run_sync(aws_profile, self.config)
         self._found = with_profile(self.config, settings)
+        self._encryption = await trio.to_thread.run_sync(encryption_headers, self.config)
         self._credentials = self._given or aws_credentials(self._found)
         return self._take(self._routes_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
 
@@ -380,6 +385,11 @@ class S3Store(HttpStore):
         assert self._credentials is not None
         self._route = place = alike(places)
         endpoints = [each.endpoint for each in places]
+        open_ones = [endpoint for endpoint in endpoints if not endpoint.confidential]
+        if self.config.sse_c_key_file and open_ones:
+            raise ConfigError(
+                f"a key for encryption is not sent to {open_ones[0]}, which everybody on the way can read"
+            )
         signer = SigV4Signer(self._credentials, place.region)
         headers = {"x-amz-request-payer": "requester"} if self._found.requester_pays else None
         return open_service(endpoints, self._found, signer, partial(read_fault, signed_for=place.region), headers)
