@@ -26,17 +26,21 @@ class _Metadata(dict[str, str]):
         return _Metadata, (dict(self),)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("metadata cannot be changed")
+        raise TypeError("metadata and tags cannot be changed")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
 
+MAX_TAGS = 10
+"""Source: "Categorizing your objects using tags" in the Amazon S3 User Guide; "Put Blob" of Azure says the same."""
+
 NO_METADATA: Mapping[str, str] = _Metadata()
 
 
-def _freeze(value: ObjectMeta | PutOptions) -> None:
-    if type(value.metadata) is not _Metadata:
-        object.__setattr__(value, "metadata", _Metadata(value.metadata))
+def _freeze(value: ObjectMeta | PutOptions, name: str = "metadata") -> None:
+    given = getattr(value, name)
+    if type(given) is not _Metadata:
+        object.__setattr__(value, name, _Metadata(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,8 @@ class PutOptions:
     """How an object is written. `if_none_match` writes only where no object is; `if_match` only over that etag.
 
     `storage_class` is the service's own word (Azure: access tier); files have no classes and take no notice of it.
+    `tags`, of which there can be ten, are names and values that rules for access and for lifetime go by, in S3 and
+    Azure; elsewhere a write with any is an `UnsupportedError`. Errors: `ValueError` for more than ten.
     """
 
     content_type: str | None = None
@@ -195,9 +201,13 @@ class PutOptions:
     if_match: str | None = None
     if_none_match: bool = False
     storage_class: str | None = None
+    tags: Mapping[str, str] = NO_METADATA
 
     def __post_init__(self) -> None:
         _freeze(self)
+        _freeze(self, "tags")
+        if len(self.tags) > MAX_TAGS:
+            raise ValueError(f"an object can have {MAX_TAGS} tags, not {len(self.tags)}")
 
     @property
     def conditional(self) -> bool:

@@ -73,13 +73,15 @@ _UNDO_TIME = 5.0
 class HeaderNames(NamedTuple):
     """How a service spells in headers what all services know; `metadata` is what the names of a user's own begin with.
 
-    `content_type` is that of a write: reads are answered with a plain `content-type` everywhere.
+    `content_type` is that of a write: reads are answered with a plain `content-type` everywhere. `tags` is empty where
+    there are none.
     """
 
     metadata: str
     version: str
     storage_class: str
     content_type: str
+    tags: str = ""
 
     def describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object's metadata from the headers of a GET or HEAD."""
@@ -110,6 +112,8 @@ class HeaderNames(NamedTuple):
             headers[self.content_type] = options.content_type
         if options.storage_class:
             headers[self.storage_class] = options.storage_class
+        if options.tags:
+            headers[self.tags] = quote_query([*options.tags.items()])
         for name, value in headers.items():
             if not (name + value).isascii() or not (name + value).isprintable():
                 raise InvalidKeyError(f"the value of {name!r} must be printable ASCII, as HTTP headers are")

@@ -11,7 +11,7 @@ import trio
 
 from ..errors import AlreadyExistsError, ErrorContext, NotFoundError, PreconditionFailedError, UploadNotFoundError
 from ..model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
-from .store import ObjectStore, check_key, check_parts, part_of, refuse_bucket
+from .store import ObjectStore, check_key, check_parts, part_of, refuse_bucket, refuse_tags
 
 _Parts = dict[int, tuple[Part, bytes]]
 
@@ -45,6 +45,7 @@ class MemoryStore(ObjectStore):
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         await trio.lowlevel.checkpoint()
+        refuse_tags(options, self._context("PutObject", key))
         return self._store("PutObject", key, bytes(data), options)
 
     async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
@@ -70,6 +71,7 @@ class MemoryStore(ObjectStore):
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         await trio.lowlevel.checkpoint()
+        refuse_tags(options, self._context("CreateMultipartUpload", key))
         upload = Upload(check_key(key), str(next(self._ids)), options)
         self._uploads[upload.id] = {}
         return upload

@@ -290,6 +290,12 @@ def refuse_bucket(bucket: str | None, context: ErrorContext) -> None:
         raise UnsupportedError("this store copies inside itself only", context)
 
 
+def refuse_tags(options: PutOptions, context: ErrorContext) -> None:
+    """For stores whose objects have no tags. Errors: `UnsupportedError`."""
+    if options.tags:
+        raise UnsupportedError("objects of this store have no tags", context)
+
+
 def part_of(meta: ObjectMeta, options: GetOptions, context: ErrorContext) -> GetResult:
     """What a read is of, where no server decides it. Errors: `ObjectChangedError`, `NotModifiedError`, `RangeError`."""
     if options.if_match is not None and meta.etag != options.if_match:

@@ -84,6 +84,7 @@ class StoreConformance:
     metadata_name: ClassVar[str] = "other-name"
     """A name of metadata, as unusual as the server allows."""
     storage_class: ClassVar[str | None] = None
+    has_tags: ClassVar[bool] = False
     """A class of storage that is not the server's default; `None` where objects have none."""
     default_classes: ClassVar[Collection[str]] = ()
     """What the server may say of objects for which no class was asked."""
@@ -304,6 +305,19 @@ class StoreConformance:
         assert (await store.head("plain")).storage_class in {None, *self.default_classes}
         shown = {meta.key: meta.storage_class for meta in await listed(store)}
         assert (shown["at once"], shown["in parts"]) == (self.storage_class, self.storage_class)
+
+    async def test_tags_are_taken_or_refused(self, store: ObjectStore) -> None:
+        wanted = PutOptions(tags={"kind": "a test", "empty": ""})
+        if not self.has_tags:
+            for work in (store.put(KEY, b"content", wanted), store.create_upload(KEY, wanted)):
+                with pytest.raises(UnsupportedError, match="tags"):
+                    await work
+            assert await listed(store) == []
+            return
+        await store.put("at once", b"content", wanted)
+        upload = await store.create_upload("in parts", wanted)
+        await store.complete_upload(upload, [await store.upload_part(upload, 1, b"content")])
+        assert [meta.key for meta in await listed(store)] == ["at once", "in parts"]
 
     async def test_a_put_replaces_all_of_the_old_object(self, store: ObjectStore) -> None:
         await store.put(KEY, b"a long first version", PutOptions("application/x-test", {"name": "value"}))

@@ -62,6 +62,7 @@ class OnSeaweedFS(StoreConformance):
     folders_hold_bytes = False
     folders_first = True
     storage_class = "STANDARD_IA"
+    has_tags = True
     default_classes = ("STANDARD",)
 
     @pytest.fixture

@@ -72,7 +72,7 @@ _ASK_FOR_CRC64 = {"x-ms-range-get-content-crc64": "true"}
 """Of Azure alone: Azurite refuses it."""
 
 _MOST_CHECKED = 4 * MiB
-_NAMES = HeaderNames("x-ms-meta-", "x-ms-version-id", "x-ms-access-tier", "x-ms-blob-content-type")
+_NAMES = HeaderNames("x-ms-meta-", "x-ms-version-id", "x-ms-access-tier", "x-ms-blob-content-type", "x-ms-tags")
 _DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
     _CRC64: lambda data: base64.b64encode(crc64nvme(data).to_bytes(8, "little")).decode(),
     "content-md5": lambda data: base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),

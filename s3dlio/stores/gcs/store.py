@@ -56,7 +56,7 @@ from ...transport.download import Download
 from ...transport.endpoint import Endpoint, by_proxy
 from ...transport.upstream import Request
 from ..http import HttpStore, Query, creating, each, open_service, read_removed
-from ..store import check_key
+from ..store import check_key, refuse_tags
 from . import messages
 from .resumable import ResumableUploads
 
@@ -139,6 +139,7 @@ class GCSStore(HttpStore):
     async def _insert(self, key: str, data: bytes | memoryview, options: PutOptions) -> tuple[PutResult, int]:
         """Write an object; its version and its CRC32C."""
         context = self._context("objects.insert", check_key(key))
+        refuse_tags(options, context)
         conditions = messages.conditions(options, context)
         view = memoryview(data).cast("B")
         checksum = await self._digest(crc32c, view)
@@ -199,7 +200,8 @@ class GCSStore(HttpStore):
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         await trio.lowlevel.checkpoint()
-        messages.resource(check_key(key), options, None)
+        refuse_tags(options, self._context("objects.insert", check_key(key)))
+        messages.resource(key, options, None)
         upload = Upload(key, secrets.token_hex(16), options)
         self._uploads.add(upload.id)
         return upload

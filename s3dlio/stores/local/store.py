@@ -25,7 +25,7 @@ from ...alignment.direct import BufferedFile
 from ...config import Config
 from ...errors import ErrorContext, NotFoundError, StoreError, UploadNotFoundError
 from ...model import GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, Part, PutOptions, PutResult, Sink, Upload
-from ..store import BytesSink, ObjectStore, part_of, refuse_bucket
+from ..store import BytesSink, ObjectStore, part_of, refuse_bucket, refuse_tags
 from .errors import store_error
 from .files import READING, CachedFile, Draft, Opener, ReadableFile, describe
 from .listing import Listing
@@ -147,6 +147,7 @@ class LocalStore(ObjectStore):
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
         context = self._context("PutObject", key)
+        refuse_tags(options, context)
         make, view = self._maker(key, context), memoryview(data).cast("B")
         if self._lanes == 1 or len(view) <= self._block:
             return await self._run(context, partial(self._put_at_once, make, view, options))
@@ -202,6 +203,7 @@ class LocalStore(ObjectStore):
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         context = self._context("CreateMultipartUpload", key)
+        refuse_tags(options, context)
         make = self._maker(key, context)
         draft = await self._run(context, make)
         upload = Upload(key, secrets.token_hex(8), options)

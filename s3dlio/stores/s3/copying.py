@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 from ...config import GiB
 from ...model import BoundedRange
 from ...transport.download import range_header
-from ...transport.http1 import is_weak, parse_size, quote_path
+from ...transport.http1 import is_weak, parse_size, quote_path, quote_query
 from ..http import etag_of
 from ..store import check_key
 
@@ -50,7 +49,7 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
 
 def tagging(tags: Sequence[tuple[str, str]]) -> dict[str, str]:
     """The header that gives a new object `tags`."""
-    return {"x-amz-tagging": urlencode(tags)} if tags else {}
+    return {"x-amz-tagging": quote_query(tags)} if tags else {}
 
 
 def of_source(bucket: str, key: str) -> dict[str, str]:

@@ -71,7 +71,7 @@ from .xml import (
 
 _DELETE_BATCH = 1000
 _XML = {"content-type": "application/xml"}
-_NAMES = HeaderNames("x-amz-meta-", "x-amz-version-id", "x-amz-storage-class", "content-type")
+_NAMES = HeaderNames("x-amz-meta-", "x-amz-version-id", "x-amz-storage-class", "content-type", "x-amz-tagging")
 _ELSEWHERE = frozenset({301, 302, 307, 400, 403})
 """The statuses by which a request learns that its bucket is in another region."""
 

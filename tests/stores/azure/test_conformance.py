@@ -26,6 +26,7 @@ class TestAzure(StoreConformance):
     unlistable_keys: ClassVar[Collection[str]] = ("\ufffe", "control\x01\x7f")
     metadata_name = "other_name1"
     storage_class = "Cool"
+    has_tags = True
     default_classes = ("Hot",)
 
     def in_order(self, keys: list[str]) -> list[str]:

@@ -244,6 +244,15 @@ async def test_a_copy_that_does_not_move_is_given_up(server: FaultServer, store:
 # What requests say
 
 
+async def test_tags_come_with_every_kind_of_write(server: FaultServer, store: AzureStore) -> None:
+    options = PutOptions(tags={"kind": "a test", "a/b": "=&+"})
+    await store.put("key", b"x", options)
+    upload = await store.create_upload("key", options)
+    await store.complete_upload(upload, [await store.upload_part(upload, 1, b"x")])
+    quoted = "a%2Fb=%3D%26%2B&kind=a%20test"
+    assert [asked.headers.get("x-ms-tags") for asked in server.requests] == [quoted, None, quoted]
+
+
 async def test_a_storage_class_is_the_access_tier_of_every_kind_of_write(
     server: FaultServer, store: AzureStore
 ) -> None:

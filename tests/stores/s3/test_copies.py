@@ -168,7 +168,7 @@ async def test_what_describes_the_source_describes_its_copy(server: CopyingS3, s
     assert sent(server)[:3] == ["HEAD", "GET tagging=", "POST uploads="]
     begun = server.requests[2].headers
     assert {name: begun[name] for name in described} == described
-    assert begun["x-amz-tagging"] == "a+b=1%2F2&empty="
+    assert begun["x-amz-tagging"] == "a%20b=1%2F2&empty="
     assert not set(own) & set(begun)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from s3dlio.config import Config, MiB
 from s3dlio.errors import InvalidKeyError, InvalidUriError
 from s3dlio.model import PutOptions, RestoreStatus
 from s3dlio.stores.s3.route import route
@@ -16,6 +17,7 @@ from s3dlio.stores.wrapper import PrefixStore
 from s3dlio.transfer import ParallelStore
 
 from ...servers.faults import Fault, FaultServer, refusal
+from ...servers.seaweedfs import SeaweedFS
 from ...transport.conftest import DATA, ROOT, MakeStore
 
 INITIATED = Fault(200, body=b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
@@ -33,6 +35,35 @@ async def test_a_storage_class_is_told_where_an_object_begins(server: FaultServe
     told = [asked.headers.get("x-amz-storage-class") for asked in server.requests]
     assert told == ["GLACIER_IR", "GLACIER_IR", None, None, None]
     assert all("x-amz-storage-class" in asked.headers["authorization"] for asked in server.requests[:2])
+
+
+async def test_tags_are_told_where_an_object_begins(server: FaultServer, store: S3Store) -> None:
+    options = PutOptions(tags={"kind": "a test", "a/b": "=&+\n\N{SNOWMAN}"})
+    await store.put("key", b"content", options)
+    server.script += [INITIATED, Fault(), COMPLETED]
+    upload = await store.create_upload("key", options)
+    await store.complete_upload(upload, [await store.upload_part(upload, 1, b"content")])
+    quoted = "a%2Fb=%3D%26%2B%0A%E2%98%83&kind=a%20test"
+    assert [asked.headers.get("x-amz-tagging") for asked in server.requests] == [quoted, quoted, None, None]
+
+
+def test_there_can_be_ten_tags() -> None:
+    assert len(PutOptions(tags={str(number): "" for number in range(10)}).tags) == 10
+    with pytest.raises(ValueError, match="10 tags, not 11"):
+        PutOptions(tags={str(number): "" for number in range(11)})
+
+
+async def test_a_real_server_keeps_tags(
+    s3_environment: SeaweedFS, shared_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    tags = {"kind": "a test", "a/b": "=+"}
+    async with ParallelStore(S3Store(shared_bucket, Config()), part_size=5 * MiB, parts_in_flight=2) as store:
+        for size in (5, 6 * MiB):
+            await store.put("key", bytes(size), PutOptions(tags=tags))
+            assert isinstance(store.inner, S3Store)
+            assert dict(await store.inner._tags("key")) == tags
+        await store.delete("key")
 
 
 @pytest.mark.parametrize("wrong", ["GLA\ncier", "GLACIER\r\nx-amz-acl: public-read", "\N{SNOWMAN}"])
