@@ -1,6 +1,6 @@
 """Keeping what authorises requests fresh, whatever it is.
 
-Theory of operation. :class:`RefreshingCredentials` holds a value that expires, and knows how to load another. The
+Theory of operation. :class:`Refreshing` holds a value that expires, and knows how to load another. The
 invariant: at most one load is under way, and it belongs to no caller. A system task runs it; callers who must wait for
 it wait for an event, so cancelling any of them changes nothing for the rest. The end of the Trio run abandons the load:
 its thread ends by itself and its result is dropped. So does a limit: what asks for credentials may hang.
@@ -17,6 +17,7 @@ import logging
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -79,29 +80,28 @@ class _Flight(Generic[T]):
         self.error: StoreError = PermissionDeniedError("the search for credentials was cut short")
 
 
-class RefreshingCredentials(Generic[T]):
-    """Keeps what the blocking function `load` returns fresh: see :func:`refresh_times` and the module's introduction.
+class Refreshing(ABC, Generic[T]):
+    """Keeps what :meth:`_fetch` returns fresh: see :func:`refresh_times` and the module's introduction.
 
     `clock` gives POSIX seconds. `jitter` gives the `chance` of :func:`refresh_times`, by default from the system's
     randomness: seeding `random` alike in many processes must not bring their refreshes into step.
     """
 
     def __init__(
-        self,
-        load: Callable[[], T],
-        *,
-        clock: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = _system_random.random,
+        self, *, clock: Callable[[], float] = time.time, jitter: Callable[[], float] = _system_random.random
     ) -> None:
-        self._load = load
         self._clock = clock
         self._jitter = jitter
         self._value: T | None = None
         self._renew_at = self._required_at = -math.inf
         self._flight: _Flight[T] | None = None
 
+    @abstractmethod
+    async def _fetch(self) -> T:
+        """Another value."""
+
     async def get(self) -> T:
-        """The value of this moment. No checkpoint while it is fresh. Errors: those of `load`, as `StoreError`."""
+        """The value of this moment. No checkpoint while it is fresh. Errors: those of the load, as `StoreError`."""
         now = self._clock()
         if self._value is None or now >= self._required_at:
             return await self._join()
@@ -129,12 +129,10 @@ class RefreshingCredentials(Generic[T]):
         return flight
 
     async def _fly(self, flight: _Flight[T]) -> None:
-        """The system task. Its own limiter: threads busy with files do not delay it."""
+        """The system task."""
         try:
             with trio.fail_after(LOAD_LIMIT):
-                flight.value = await trio.to_thread.run_sync(
-                    self._load, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-                )
+                flight.value = await self._fetch()
             self._value = flight.value
             self._renew_at, self._required_at = refresh_times(self._clock(), flight.value.expires_at, self._jitter())
         except Exception as error:
@@ -147,7 +145,25 @@ class RefreshingCredentials(Generic[T]):
             flight.landed.set()
 
     def __repr__(self) -> str:
-        return f"RefreshingCredentials({self._value!r})"
+        return f"{type(self).__name__}({self._value!r})"
+
+
+class RefreshingCredentials(Refreshing[T]):
+    """:class:`Refreshing`, of what the blocking function `load` returns."""
+
+    def __init__(
+        self,
+        load: Callable[[], T],
+        *,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = _system_random.random,
+    ) -> None:
+        super().__init__(clock=clock, jitter=jitter)
+        self._load = load
+
+    async def _fetch(self) -> T:
+        """Its own limiter: threads busy with files do not delay it."""
+        return await trio.to_thread.run_sync(self._load, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
 _shared: trio.lowlevel.RunVar[dict[Hashable, RefreshingCredentials[Any]]] = trio.lowlevel.RunVar("s3dlio credentials")
@@ -167,11 +183,11 @@ class SharedCredentials(Generic[T]):
         self._found: RefreshingCredentials[T] | None = None
 
     async def get(self) -> T:
-        """As :meth:`RefreshingCredentials.get`."""
+        """As :meth:`Refreshing.get`."""
         return await (self._found or self._find()).get()
 
     async def refresh(self, rejected: T) -> bool:
-        """As :meth:`RefreshingCredentials.refresh`."""
+        """As :meth:`Refreshing.refresh`."""
         return await (self._found or self._find()).refresh(rejected)
 
     def _find(self) -> RefreshingCredentials[T]:

@@ -27,6 +27,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 PAYLOAD_HASH = "x-amz-content-sha256"
 """The header that says what the signature covers of the body."""
 
+_TOKEN = "x-amz-security-token"
 _SIGNED = frozenset({"host", "content-type", "content-md5"})
 _REJECTED = frozenset({"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
@@ -122,6 +123,7 @@ class PathSigner:
         region: str,
         now: float,
         service: str = "s3",
+        token_header: str = _TOKEN,
     ) -> None:
         check_headers(headers)
         if not (query.isascii() and region.isascii()):
@@ -129,7 +131,7 @@ class PathSigner:
         timestamp = _timestamp(int(now))
         self.added = {"x-amz-date": timestamp}
         if credentials.token:
-            self.added["x-amz-security-token"] = credentials.token
+            self.added[token_header] = credentials.token
         values = {**headers, **self.added}
         names, signed = _signed_names(tuple(values))
         lines = "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
@@ -164,12 +166,24 @@ class CredentialsProvider(Protocol):
 class SigV4Signer:
     """Signs for S3 in one `region`, which may be set anew, with what `provider` gives.
 
+    `service` is what is signed for, and `token_header` where a token goes.
+
     Requests signed before a change of credentials are answered for a while after it: they are worth another try
     without anything being learned.
     """
 
-    def __init__(self, provider: CredentialsProvider, region: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        provider: CredentialsProvider,
+        region: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        service: str = "s3",
+        token_header: str = _TOKEN,
+    ) -> None:
         self.region = region
+        self._service = service
+        self._token_header = token_header
         self._provider = provider
         self._clock = clock
         self._server = ServerClock(clock)
@@ -189,13 +203,14 @@ class SigV4Signer:
         All that they have in common is added to `headers`. Errors: as in :meth:`sign`.
         """
         credentials = await self._provider.get()
-        headers.pop("x-amz-security-token", None)
+        headers.pop(self._token_header, None)
         if credentials is None:
             headers.pop(PAYLOAD_HASH, None)
             check_headers(headers)
             return None
         self._note(credentials)
-        alike = PathSigner(method, query, headers, credentials, self.region, self._server.now())
+        now = self._server.now()
+        alike = PathSigner(method, query, headers, credentials, self.region, now, self._service, self._token_header)
         headers.update(alike.added)
         return alike
 

@@ -22,6 +22,9 @@ _SSE = "x-amz-server-side-encryption"
 _COPY_SOURCE = "x-amz-copy-source-server-side-encryption"
 _KEY_SIZE = 32
 _BEGINNINGS = ("PutObject", "CreateMultipartUpload", "CopyObject")
+_SESSION = "CreateSession"
+"""A directory bucket's session has to be for the encryption that its writes then name."""
+
 _OTHERS = ("GetObject", "HeadObject", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
 _COPIES = frozenset({"CopyObject", "UploadPartCopy"})
 
@@ -35,7 +38,7 @@ def encryption_headers(config: Config) -> dict[str, dict[str, str]]:
         return _with_key(customer_key(config.sse_c_key_file))
     key_id = {f"{_SSE}-aws-kms-key-id": config.sse_kms_key_id} if config.sse_kms_key_id else {}
     sse = config.sse or ("aws:kms" if key_id else None)
-    return {operation: {_SSE: sse, **key_id} for operation in _BEGINNINGS} if sse else {}
+    return {operation: {_SSE: sse, **key_id} for operation in (*_BEGINNINGS, _SESSION)} if sse else {}
 
 
 def _with_key(key: SecretText) -> dict[str, dict[str, str]]:

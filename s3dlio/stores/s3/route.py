@@ -18,6 +18,7 @@ from ...config import Addressing
 from ...errors import ConfigError, ErrorContext, InvalidUriError
 from ...transport.endpoint import Endpoint, parse_endpoint
 from ...transport.http1 import quote_path
+from .directory import zone_of
 
 DEFAULT_REGION = "us-east-1"
 
@@ -58,13 +59,14 @@ PLAIN = Variant()
 class Route:
     """How one bucket is reached: below the endpoint, objects are at `path`, a slash, and the quoted key.
 
-    `aws` is whether the host is Amazon's.
+    `aws` is whether the host is one of Amazon's for general buckets; `express` whether the bucket is a directory.
     """
 
     endpoint: Endpoint
     path: str
     region: str
     aws: bool
+    express: bool = False
 
 
 def check_region(region: str) -> str:
@@ -90,18 +92,22 @@ def check_bucket(bucket: str) -> str:
 
 def route(bucket: str, region: str, endpoint: str | None, addressing: Addressing, variant: Variant = PLAIN) -> Route:
     """The route to `bucket`, at `endpoint` or, where that is `None`, at AWS by `variant`. Errors: `ConfigError`."""
+    zone = zone_of(bucket)
+    if zone and variant.accelerate:
+        raise ConfigError("there is no acceleration for directory buckets")
     if endpoint:
         server = parse_endpoint(endpoint)
         signed = check_region(region) if _is_s3(server) else _check_signed(region)
     else:
         signed, variant = _canonical(check_region(region), variant)
-        server = Endpoint("https", _aws_host(signed, variant), 443)
+        server = Endpoint("https", _aws_host(signed, variant, zone), 443)
+        addressing = "virtual" if zone else addressing
     if variant.accelerate:
         _check_accelerated(bucket, endpoint)
-    aws = bool(re.fullmatch(rf".*\.{_AWS_DOMAIN}", server.host))
+    aws = not zone and bool(re.fullmatch(rf".*\.{_AWS_DOMAIN}", server.host))
     if _virtual(bucket, server, "virtual" if variant.accelerate else addressing):
-        return Route(replace(server, host=f"{bucket}.{server.host}"), "", signed, aws)
-    return Route(server, f"/{quote_path(bucket)}", signed, aws)
+        return Route(replace(server, host=f"{bucket}.{server.host}"), "", signed, aws, bool(zone))
+    return Route(server, f"/{quote_path(bucket)}", signed, aws, bool(zone))
 
 
 def alike(routes: Sequence[Route]) -> Route:
@@ -122,7 +128,7 @@ def _canonical(region: str, variant: Variant) -> tuple[str, Variant]:
     return DEFAULT_REGION if plain == "aws-global" else plain, variant._replace(fips=variant.fips or plain != region)
 
 
-def _aws_host(region: str, variant: Variant) -> str:
+def _aws_host(region: str, variant: Variant, zone: str | None = None) -> str:
     domain = _domain(region)
     if variant.fips and (variant.accelerate or domain == _CHINA):
         raise ConfigError(f"there are no FIPS endpoints in {region!r}, and none with acceleration")
@@ -131,6 +137,8 @@ def _aws_host(region: str, variant: Variant) -> str:
     dualstack = ".dualstack" if variant.dualstack else ""
     if variant.accelerate:
         return f"s3-accelerate{dualstack}.{domain}"
+    if zone:
+        return f"s3express-{'fips-' if variant.fips else ''}{zone}{dualstack}.{region}.{domain}"
     return f"s3{'-fips' if variant.fips else ''}{dualstack}.{region}.{domain}"
 
 

@@ -15,7 +15,9 @@ import trio
 
 from ...alignment.checksum import Checksum
 from ...auth.aws import aws_credentials, aws_profile
-from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, CredentialsProvider, SigV4Signer
+from ...auth.express import ExpressSigner, Sessions
+from ...auth.signer import Signer
+from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, Credentials, CredentialsProvider, SigV4Signer
 from ...config import Config
 from ...errors import (
     BucketNotFoundError,
@@ -51,9 +53,10 @@ from ...transport.service import Service
 from ...transport.upstream import Fault, Request, seconds
 from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
-from ..store import MAX_KEY, check_key
+from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
 from . import checksums, copying
+from .directory import check_listing, folder_of, parse_session, picked, zone_of
 from .encryption import encryption_headers
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
 from .settings import variant_of, with_profile
@@ -134,24 +137,28 @@ class S3Store(HttpStore):
         return None if size is None else self._describe(key, answer.headers, size)
 
     async def put(self, key: str, data: bytes | memoryview, options: PutOptions = PutOptions()) -> PutResult:
-        headers = _NAMES.of_write(options) | compared_by(await self._sum(data))
+        headers = self._of_write(options) | compared_by(await self._sum(data))
         request = self._request("PutObject", "PUT", key, headers=headers, body=(data,))
         return await self._write(request, options, _NAMES.written)
 
     async def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
+        express = zone_of(self.bucket) is not None
+        if express:
+            check_listing(options, self._context("ListObjectsV2"))
         asked = {
             "list-type": "2",
             "encoding-type": "url",
             "max-keys": str(options.limit),
-            "prefix": prefix,
+            "prefix": folder_of(prefix) if express else prefix,
             "delimiter": options.delimiter,
-            "start-after": "" if options.token else options.start_after,
+            "start-after": "" if options.token or express else options.start_after,
             "continuation-token": options.token or "",
         }
         query = [(name, value) for name, value in asked.items() if value]
         headers = _ASK_FOR_RESTORED if await self._at_amazon() else {}
         request = self._request("ListObjectsV2", "GET", query=query, headers=headers)
-        return await self._page(request, parse_list_page, options.token)
+        page = await self._page(request, parse_list_page, options.token)
+        return picked(page, prefix, options.start_after) if express else page
 
     async def delete(self, key: str) -> None:
         try:
@@ -231,8 +238,13 @@ class S3Store(HttpStore):
         return await self._ask(request, lambda answer: parse_tags(answer.body))
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
-        headers = _NAMES.of_write(replace(options, if_match=None, if_none_match=False))
+        headers = self._of_write(replace(options, if_match=None, if_none_match=False))
         return await self._begin(key, headers | BEGIN if await self._at_amazon() else headers, options)
+
+    def _of_write(self, options: PutOptions) -> dict[str, str]:
+        if zone_of(self.bucket):
+            refuse_tags(options, self._context("PutObject"))
+        return _NAMES.of_write(options)
 
     async def _begin(self, key: str, headers: Mapping[str, str], options: PutOptions) -> Upload:
         request = self._request("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=headers)
@@ -390,9 +402,18 @@ class S3Store(HttpStore):
             raise ConfigError(
                 f"a key for encryption is not sent to {open_ones[0]}, which everybody on the way can read"
             )
-        signer = SigV4Signer(self._credentials, place.region)
+        signer: Signer = SigV4Signer(self._credentials, place.region)
+        if place.express:
+            signer = ExpressSigner(self._credentials, Sessions(self._create_session), place.region)
         headers = {"x-amz-request-payer": "requester"} if self._found.requester_pays else None
         return open_service(endpoints, self._found, signer, partial(read_fault, signed_for=place.region), headers)
+
+    async def _create_session(self) -> Credentials:
+        request = self._request("CreateSession", "GET", query=[("session", "")])
+        try:
+            return await self._ask(request, lambda answer: parse_session(answer.body))
+        except StoreError as error:
+            raise type(error)(f"no session for this directory bucket: {error.message}", error.context) from None
 
     def _move(self, error: WrongRegionError, place: Route) -> Service:
         """Follow the bucket to the region the server named, once for all requests that were under way."""
