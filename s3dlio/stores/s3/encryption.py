@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...config import Config
 from ...errors import ConfigError
+from ...transport.endpoint import Endpoint, by_proxy
 from ...transport.http1 import SecretText
 
 _SSE = "x-amz-server-side-encryption"
@@ -27,6 +29,13 @@ _SESSION = "CreateSession"
 
 _OTHERS = ("GetObject", "HeadObject", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
 _COPIES = frozenset({"CopyObject", "UploadPartCopy"})
+
+
+def check_secrecy(config: Config, endpoints: Iterable[Endpoint]) -> None:
+    """A key is sent to nobody but who it is for. Errors: `ConfigError` where others could read it on the way."""
+    for endpoint in endpoints:
+        if config.sse_c_key_file and not by_proxy(endpoint, config.proxy).confidential:
+            raise ConfigError(f"a key for encryption is not sent to {endpoint}: everybody on the way could read it")
 
 
 def encryption_headers(config: Config) -> dict[str, dict[str, str]]:

@@ -57,7 +57,7 @@ from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
 from . import checksums, copying
 from .directory import check_listing, folder_of, parse_session, picked, zone_of
-from .encryption import encryption_headers
+from .encryption import check_secrecy, encryption_headers
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
 from .settings import variant_of, with_profile
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
@@ -397,11 +397,7 @@ class S3Store(HttpStore):
         assert self._credentials is not None
         self._route = place = alike(places)
         endpoints = [each.endpoint for each in places]
-        open_ones = [endpoint for endpoint in endpoints if not endpoint.confidential]
-        if self.config.sse_c_key_file and open_ones:
-            raise ConfigError(
-                f"a key for encryption is not sent to {open_ones[0]}, which everybody on the way can read"
-            )
+        check_secrecy(self.config, endpoints)
         signer: Signer = SigV4Signer(self._credentials, place.region)
         if place.express:
             signer = ExpressSigner(self._credentials, Sessions(self._create_session), place.region)

@@ -134,6 +134,13 @@ async def test_a_key_is_not_sent_where_it_can_be_read_on_the_way(key_file: str) 
                 await work
 
 
+async def test_a_key_is_not_sent_to_a_proxy_in_clear(key_file: str) -> None:
+    config = Config(endpoint="http://127.0.0.1:1", proxy="http://127.0.0.1:2", sse_c_key_file=key_file)
+    async with S3Store("bucket", config) as store:
+        with pytest.raises(ConfigError, match="on the way"):
+            await store.get("key")
+
+
 @pytest.mark.parametrize("content", [KEY, ENCODED.encode(), f"{ENCODED}\n".encode()])
 def test_a_key_is_read_as_it_is_or_in_base64(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key").write_bytes(content)
