@@ -253,7 +253,7 @@ async def churn(seconds: float, seed: int, graveyard: Graveyard) -> dict[str, ob
         **dict(sorted(state.counts.items())),
         "served": left["served"],
         "resident": grown,
-        "growth": grown[-1] - grown[rounds // 3 - 1],
+        "growth": min(grown[rounds // 2 :]) - max(grown[: rounds // 3]),
     }
 
 
