@@ -31,6 +31,8 @@ from .servers import ROOT, Server, fast_server, sink_server, slow_server
 TIME_LIMIT = 120.0
 """Seconds for one measurement; most take a few, and what takes longer is reported as not done."""
 
+_OF_MANY_CORES = ("large", "load", "small", "large, TLS", "small, TLS", "large, busy", "workers", "write")
+
 _SETTINGS = {
     "AWS_ALLOW_HTTP": "true",
     "AWS_CONFIG_FILE": os.devnull,
@@ -111,6 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases (all)")
     parser.add_argument("--rounds", type=int, metavar="N", help="measurements of each kind (3, or 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="one round, large objects of 64 MiB")
+    parser.add_argument("--short", action="store_true", help="one round of what many cores or a GPU change, in minutes")
     parser.add_argument("--rust", metavar="PYTHON", help="the interpreter of an environment with s3dlio in Rust")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write a page, plots and all measurements there")
     return parser.parse_args()
@@ -118,8 +121,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    plan = [case for case in cases(quick=options.quick) if not options.cases or case.name in options.cases]
-    rounds = options.rounds or (1 if options.quick else 3)
+    wanted = options.cases or (_OF_MANY_CORES if options.short else [])
+    plan = [case for case in cases(quick=options.quick) if not wanted or case.name in wanted]
+    rounds = options.rounds or (1 if options.quick or options.short else 3)
     versions = installed(options.rust)
     server, measurements = run(plan, list(versions), rounds, options.rust)
     results = Results(measurements)

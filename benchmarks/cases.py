@@ -15,8 +15,9 @@ MiB = 1 << 20
 LATENCY = 0.020
 """Seconds to the first byte from the slow server."""
 
-Verb = Literal["get", "list", "write", "save"]
-"""Read objects; list their keys; write one in pieces; write one by `torch.save`."""
+Verb = Literal["get", "list", "write", "save", "load"]
+"""Read objects; list their keys; write one in pieces; write one by `torch.save`; read objects into tensors, on a GPU
+where there is one."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Case:
     @property
     def reads(self) -> bool:
         """Whether there has to be something in its bucket."""
-        return self.verb in ("get", "list")
+        return self.verb in ("get", "list", "load")
 
     @property
     def by_iteration(self) -> bool:
         """Whether it is of the classes that are swapped alone."""
-        return self.verb == "save" or bool(self.think or self.workers)
+        return self.verb in ("save", "load") or bool(self.think or self.workers)
 
 
 @dataclass
@@ -129,7 +130,9 @@ def cases(*, quick: bool) -> list[Case]:
         replace(case, name=f"{case.name}, busy", title=f"{case.title}, {beside}", passes=1, busy=True)
         for case in (large, small, *encrypted)
     ]
-    return [large, small, *_late(small), *encrypted, *crowded, *_consumed(small), *_listings(), *_writes(size)]
+    tensors = replace(large, name="load", title=f"{large.title} as tensors, on a GPU where there is one", verb="load")
+    reads = [large, tensors, small, *_late(small), *encrypted, *crowded, *_consumed(small)]
+    return [*reads, *_listings(), *_writes(size)]
 
 
 def _late(small: Case) -> list[Case]:

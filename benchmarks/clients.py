@@ -126,6 +126,25 @@ def _save_tensor(module: str, job: Job) -> None:
     peers.measure(save, job)
 
 
+def _load(module: str, job: Job) -> None:
+    """Each object a tensor: by `tensor()` where readers have it, else as their documentation makes one of bytes."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = import_module(module).S3IterableDataset
+
+    def tensor(item: Any) -> Any:
+        if hasattr(item, "tensor"):
+            return item.tensor(pin_memory=device.type == "cuda")
+        return torch.frombuffer(bytearray(item.read()), dtype=torch.uint8)
+
+    def load_all() -> None:
+        for item in dataset.from_prefix(f"s3://{job.case.bucket}/", region="us-east-1"):
+            job.count(len(tensor(item).to(device)))
+
+    peers.measure(load_all, job)
+
+
 def _swapped(module: str) -> dict[Verb, Act]:
     """What the classes of s3torchconnector do, or those that replace them."""
     return {
@@ -133,6 +152,7 @@ def _swapped(module: str) -> dict[Verb, Act]:
         "list": partial(_list_dataset, module),
         "write": partial(_write_checkpoint, module),
         "save": partial(_save_tensor, module),
+        "load": partial(_load, module),
     }
 
 

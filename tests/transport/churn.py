@@ -61,7 +61,7 @@ LONG = 30.0
 """Seconds from which on a run is a long one."""
 
 ROUNDS = 6
-"""In a long run, and half as many in a few seconds."""
+"""In a long run, and a third as many in a few seconds."""
 TASKS = 24
 GROWTH = 48 << 20
 """Bytes by which the resident set may be larger in the second half of the rounds, where it is smallest, than it was in
@@ -233,7 +233,7 @@ async def churn(seconds: float, seed: int, graveyard: Graveyard) -> dict[str, ob
     await warm_up(state)
     others = await at_rest(state)
     grown = []
-    rounds = ROUNDS if seconds >= LONG else ROUNDS // 2
+    rounds = ROUNDS if seconds >= LONG else ROUNDS // 3
     for number in range(rounds):
         async with trio.open_nursery() as nursery:
             for _ in range(TASKS):
@@ -253,7 +253,7 @@ async def churn(seconds: float, seed: int, graveyard: Graveyard) -> dict[str, ob
         **dict(sorted(state.counts.items())),
         "served": left["served"],
         "resident": grown,
-        "growth": min(grown[rounds // 2 :]) - max(grown[: rounds // 3]),
+        "growth": min(grown[rounds // 2 :]) - max(grown[: max(rounds // 3, 1)]),
     }
 
 
