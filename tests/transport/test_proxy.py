@@ -198,7 +198,7 @@ async def test_a_signer_sees_neither_the_proxys_header_nor_the_absolute_target(
 
     store._service.rotation.first.signer = Recording()
     await store.get("key")
-    assert seen == [(f"{ROOT}key", False)]
+    assert set(seen) == {(f"{ROOT}key", False)}  # without the pump, what was asked may be signed once more
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
