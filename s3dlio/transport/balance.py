@@ -1,9 +1,9 @@
 """Which of several endpoints gets a request, and which get none for a while: pure decisions, no I/O.
 
-Theory of operation. Two endpoints are taken at random, and the one is asked that would be done sooner: where the bytes
-that are owed, those of this request included, take less time at the pace it has had lately. So parts of one object
-spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to the
-same one. To refuse (429, 503) is quick, and counts as slow. What was seen is forgotten again, and one that nothing is
+Theory of operation. Four endpoints are taken at random, and the one is asked that would be done soonest: where the
+bytes that are owed, those of this request included, take least time at the pace it has had lately. So parts of one
+object spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to
+the same one; with two, a slow one would be the better of a pair too often. To refuse (429, 503) is quick, and counts as slow. What was seen is forgotten again, and one that nothing is
 known of passes for as quick as the other, so that an endpoint that was slow once is tried anew. Sources: Mitzenmacher,
 "The Power of Two Choices in Randomized Load Balancing", 2001; the load metric "peak EWMA" of Finagle.
 
@@ -32,6 +32,7 @@ LEAST = 64 << 10
 _USUAL = 1e-8
 """Seconds a byte, where nothing is known of any endpoint."""
 
+_CHOICES = 4
 _LEARNS = 0.3
 _FORGETS, _FORGOTTEN = 10.0, 60.0
 _MOMENT = 1e-6
@@ -72,9 +73,12 @@ class Load:
         back = (now - self._back_at) / _RETURNS
         return (self.owed + size) * pace / min(max(back, _BEGINS_WITH), 1.0)
 
-    def answered(self, size: int, seconds: float, now: float) -> bool:
-        """It has answered with `size` bytes in that time; whether it is back by that."""
-        self._see(size, seconds, now)
+    def answered(self, owed: int, seconds: float, now: float) -> bool:
+        """It has answered in that time, as one of several requests, of `owed` bytes; whether it is back by that.
+
+        They had to wait for each other: to divide by one of them would make a busy endpoint pass for a slow one.
+        """
+        self._see(owed, seconds, now)
         self._failed = 0
         if self.health is Health.IN:
             return False
@@ -137,6 +141,8 @@ def choose(endpoints: Sequence[T], tried: Sequence[T], size: int, now: float, ra
     rest = rest or [endpoint for endpoint in endpoints if endpoint not in tried]
     if len(rest) < 2:
         return rest[0]
-    one, two = random.sample(rest, 2)
-    sooner = one.load.wait(size, now, two.load) <= two.load.wait(size, now, one.load)
-    return one if sooner else two
+    best, *others = random.sample(rest, min(_CHOICES, len(rest)))
+    for other in others:
+        if other.load.wait(size, now, best.load) < best.load.wait(size, now, other.load):
+            best = other
+    return best

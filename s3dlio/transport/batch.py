@@ -147,7 +147,7 @@ class Batch(Generic[T]):
 
     def _reply(self, descriptor: int, moved: Moved) -> Reply[T]:
         asked = self._asked.pop(descriptor)
-        self._account(asked)
+        owed = self._account(asked)
         connection = asked.connection
         connection.end_asking(moved, len(asked.head))
         try:
@@ -157,7 +157,7 @@ class Batch(Generic[T]):
             return Reply(asked.name, None, None)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
-            asked.service.answered(asked.upstream, len(answer.body), asked.begun)
+            asked.service.answered(asked.upstream, len(answer.body), owed, asked.begun)
         elif connection in self._late:
             connection.give_back(reusable=False)
             asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
@@ -165,10 +165,13 @@ class Batch(Generic[T]):
         self._late.discard(connection)
         return Reply(asked.name, answer, connection if kept else None)
 
-    def _account(self, asked: _Asked[T]) -> None:
+    def _account(self, asked: _Asked[T]) -> int:
+        """End what was begun with the request; how many bytes its endpoint owed until now."""
+        owed = asked.upstream.load.owed
         asked.upstream.load.owed -= asked.size
         if asked.watch is not None:
             asked.watch.end(asked.connection)
+        return owed
 
     async def close(self) -> None:
         """Give up all that is under way."""

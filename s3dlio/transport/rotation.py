@@ -70,13 +70,13 @@ class Rotation:
             chosen.load.owed -= share * size
         return shares
 
-    def answered(self, upstream: Upstream, size: int, begun: float) -> None:
-        """It has answered, with `size` bytes, what it was asked at the time `begun`."""
+    def answered(self, upstream: Upstream, owed: int, begun: float) -> None:
+        """It has answered what it was asked at the time `begun`, one of several requests, of `owed` bytes together."""
         upstream.requests += 1
         if len(self._all) == 1:
             return
         now = trio.current_time()
-        if upstream.load.answered(size, now - begun, now):
+        if upstream.load.answered(owed, now - begun, now):
             _log.warning("%s is asked again", upstream.endpoint)
 
     def failed(self, upstream: Upstream, failure: Failure, size: int, begun: float, why: object) -> None:

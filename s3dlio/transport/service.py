@@ -90,6 +90,7 @@ class Service:
         upstream.load.owed += size
         try:
             answer = await self._ask(upstream, request, download, progress)
+            owed = upstream.load.owed
         except Failed as failed:
             progress.tried.append(upstream)
             self.rotation.failed(upstream, failed.failure, size, begun, failed.error)
@@ -98,7 +99,7 @@ class Service:
             upstream.load.owed -= size
             _count(upstream, request, download)
         upstream.received += len(answer.body)
-        self.rotation.answered(upstream, size, begun)
+        self.rotation.answered(upstream, owed, begun)
         return answer
 
     async def _ask(
@@ -152,14 +153,17 @@ class Service:
         if answer is None:
             return None, connection
         connection.give_back(reusable=connection.reusable)
-        self.answered(upstream, len(answer.body), begun)
+        self.answered(upstream, len(answer.body), LEAST, begun)
         return answer, None
 
-    def answered(self, upstream: Upstream, size: int, begun: float) -> None:
-        """What `upstream` was asked at the time `begun`, of Trio's clock, it has answered, with `size` bytes."""
+    def answered(self, upstream: Upstream, size: int, owed: int, begun: float) -> None:
+        """What `upstream` was asked at the time `begun`, of Trio's clock, it has answered, with `size` bytes.
+
+        `owed` is as in :meth:`.rotation.Rotation.answered`.
+        """
         upstream.received += size
         self.circuit.answered()
-        self.rotation.answered(upstream, size, begun)
+        self.rotation.answered(upstream, owed, begun)
 
     @property
     def pumped(self) -> bool:

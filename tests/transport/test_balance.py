@@ -72,6 +72,14 @@ def test_a_slow_one_gets_what_it_can_do() -> None:
     assert all(90 <= share <= 110 for share in quick)
 
 
+def test_a_busy_one_is_not_slow() -> None:
+    among = places(2)
+    for _ in range(20):
+        among[0].load.answered(10 * MiB, 0.1, 0.0)
+        among[1].load.answered(MiB, 0.01, 0.0)
+    assert all(45 <= share <= 55 for share in owing(among, 100))
+
+
 def test_who_refuses_at_once_is_not_quick() -> None:
     among = places(2)
     for place in among:
