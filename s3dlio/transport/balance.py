@@ -3,9 +3,10 @@
 Theory of operation. Four endpoints are taken at random, and the one is asked that would be done soonest: where the
 bytes that are owed, those of this request included, take least time at the pace it has had lately. So parts of one
 object spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to
-the same one; with two, a slow one would be the better of a pair too often. To refuse (429, 503) is quick, and counts as slow. What was seen is forgotten again, and one that nothing is
-known of passes for as quick as the other, so that an endpoint that was slow once is tried anew. Sources: Mitzenmacher,
-"The Power of Two Choices in Randomized Load Balancing", 2001; the load metric "peak EWMA" of Finagle.
+the same one; with two, a slow one would be the better of a pair too often. To refuse (429, 503) is quick, and counts as
+slow. What was seen is forgotten again, and one that nothing is known of passes for as quick as the other, so that an
+endpoint that was slow once is tried anew. Sources: Mitzenmacher, "The Power of Two Choices in Randomized Load
+Balancing", 2001; the load metric "peak EWMA" of Finagle.
 
 An endpoint that takes no connection, or fails three times in a row, is out. It is probed after a second, then at longer
 and longer intervals; once a probe has got through it is given one request, and when that is answered more and more of
