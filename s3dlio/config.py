@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any, Literal, get_args
 
-from .endpoints import endpoint_urls
+from .endpoints import endpoint_urls, joined
 from .errors import ConfigError
 from .proxy import ProxyUrl, hide_proxy, parse_proxy
 
@@ -250,8 +250,7 @@ _TEXTS = (
 
 def _listed(name: str, given: Any) -> Any:
     """One text for several endpoints."""
-    if isinstance(given, list | tuple) and all(isinstance(url, str) for url in given):
-        given = ",".join(given)
+    given = joined(given)
     if not isinstance(given, str) or {",", "{", "@"}.isdisjoint(given):
         return given
     try:

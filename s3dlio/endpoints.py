@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 from .errors import ConfigError
 
 _RANGE = re.compile(r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}")
 _MOST_ENDPOINTS = 1024
+
+
+def joined(given: object) -> object:
+    """Several endpoints, in a list or a tuple of texts, as one text with commas; anything else as it is."""
+    several = isinstance(given, list | tuple) and all(isinstance(url, str) for url in given)
+    return ",".join(cast("Iterable[str]", given)) if several else given
 
 
 def endpoint_urls(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 from collections import Counter
 from uuid import uuid4
@@ -18,6 +17,7 @@ from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.urls import Uri
 
+from ..descriptors import open_sockets
 from ..places import Place
 from ..servers.seaweedfs import SeaweedFS
 
@@ -85,8 +85,7 @@ def test_a_wrong_key_can_be_corrected(s3_environment: SeaweedFS, bucket: str, mo
 
 def _sockets() -> int:
     gc.collect()
-    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
-    return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
+    return open_sockets()
 
 
 def test_rotated_credentials_leave_one_store_and_its_connections(

@@ -54,6 +54,7 @@ from s3dlio.transport.retry import RetryPolicy
 from s3dlio.transport.tls import openssl_functions
 from s3dlio.urls import parse_uri
 
+from ..descriptors import open_sockets
 from ..servers.bad_network import BUCKET, LARGE, POISON, SMALL, STATE, content, some
 from .poison import Graveyard, watch_buffers
 
@@ -354,17 +355,6 @@ def leave(how: str) -> None:
         finally:
             program.kill()
     assert (program.returncode, output, errors) == ({"end": 0, "exit": 5, "interrupt": 6}[how], "", ""), errors
-
-
-def open_sockets() -> int:
-    """How many descriptors of this process are sockets."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
-        except FileNotFoundError:  # the listing's own
-            continue
-    return found
 
 
 def resident() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import trio.testing
 
 from s3dlio.stores.s3.store import S3Store
 
+from ..descriptors import open_sockets
 from ..servers.faults import NOTHING, Fault, FaultServer
 from .conftest import DATA, ROOT, MakeStore
 
@@ -58,17 +58,6 @@ async def cancelled_at(step: int, operation: Callable[[], Awaitable[Any]]) -> bo
         finally:
             trio.lowlevel.remove_instrument(instrument)
     return scope.cancelled_caught
-
-
-def open_sockets() -> int:
-    """How many sockets this process has: the client's and the server's."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
-        except FileNotFoundError:  # the listing's own
-            continue
-    return found
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from s3dlio.transport.dial import open_pool
 from s3dlio.transport.endpoint import parse_endpoint
 from s3dlio.transport.pool import IDLE_LIMIT, ConnectionPool
 
+from ..descriptors import open_sockets
 from ..servers.faults import NOTHING, Fault, FaultServer, fault_server
 from .conftest import DATA, ROOT, MakeStore
 
@@ -139,11 +139,6 @@ async def idle_connections(store: S3Store, count: int) -> ConnectionPool:
             nursery.start_soon(store.get, "key")
     assert 1 <= len(pool_of(store)._idle) <= count
     return pool_of(store)
-
-
-def open_sockets() -> int:
-    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
-    return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
 
 
 async def test_what_the_server_closed_is_closed_though_nobody_asks(

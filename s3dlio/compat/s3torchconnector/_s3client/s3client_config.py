@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....config import Config, GiB, MiB
+from ....endpoints import joined
 from ....errors import ConfigError
 from ..arguments import check, check_given, count, integer, real
 from ..errors import S3Exception, translated
@@ -65,11 +66,11 @@ def store_config(
     Files have no endpoint.
     Errors: `TypeError` for a value of the wrong type; `S3Exception` for one that cannot be used.
     """
-    endpoint = _joined(endpoint)
-    check_given(region=region, endpoint=endpoint)
+    several = joined(endpoint)
+    check_given(region=region, endpoint=several)
     _check(wanted)
-    if endpoint and scheme in _ENDPOINTS:
-        settings[_ENDPOINTS[scheme]] = endpoint
+    if several and scheme in _ENDPOINTS:
+        settings[_ENDPOINTS[scheme]] = several
     if wanted.force_path_style:
         settings["addressing"] = "path"
     for name, given in (("anonymous", wanted.unsigned), ("requester_pays", wanted.requester_pays)):
@@ -84,12 +85,6 @@ def store_config(
             max_attempts=_max_attempts(wanted.max_attempts),
             **settings,
         )
-
-
-def _joined(endpoint: Any) -> Any:
-    """Several endpoints as one text, as :attr:`.Config.endpoint` has them."""
-    several = isinstance(endpoint, list | tuple) and all(isinstance(url, str) for url in endpoint)
-    return ",".join(endpoint) if several else endpoint
 
 
 def parts_in_flight(gbps: float, part_size: int) -> int:
