@@ -50,7 +50,7 @@ from ..model import (
 )
 from ..transport.batch import Batch, Reply
 from ..transport.connection import Answer, Connection
-from ..transport.dial import open_pool
+from ..transport.dial import open_pool, secure
 from ..transport.download import IF_MATCH, Download, Pin
 from ..transport.endpoint import Endpoint, by_proxy
 from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
@@ -141,10 +141,13 @@ def open_service(
     headers: Mapping[str, str] | None = None,
 ) -> Service:
     """A service at `endpoints`, with an empty pool of connections to each; `headers` go with every request."""
-    named = {"user-agent": config.user_agent, **(headers or {})}
-    reached = [by_proxy(each, config.proxy) for each in endpoints]
-    upstreams = [Upstream(each, open_pool(each, config), signer, read_fault, headers=named) for each in reached]
-    return Service(Rotation(upstreams), RetryPolicy(config.max_attempts, config.request_timeout))
+    named, tls = {"user-agent": config.user_agent, **(headers or {})}, secure(config)
+
+    def reach(endpoint: Endpoint) -> Upstream:
+        return Upstream(endpoint, open_pool(endpoint, config, tls), signer, read_fault, headers=named)
+
+    rotation = Rotation([by_proxy(each, config.proxy) for each in endpoints], reach)
+    return Service(rotation, RetryPolicy(config.max_attempts, config.request_timeout))
 
 
 class HttpStore(ObjectStore):

@@ -115,7 +115,7 @@ class Batch(Generic[T]):
             assert pump is not None
             rows.setdefault(pump, []).extend(connection.begin_asking((place, size), each.place))
             self._asked[connection.stream.descriptor] = each
-            if each.watch is not None:
+            if each.watch is not None and len(each.service.rotation) > 1:
                 each.watch.begin(connection, partial(self._give_up, connection))
             each.upstream.load.owed += each.size
             place += size

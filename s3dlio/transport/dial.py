@@ -8,7 +8,9 @@ proxy leads to the endpoint, the addresses are the proxy's.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache, partial
 
 import trio
 
@@ -25,14 +27,18 @@ _AVOIDED = 600.0
 """Seconds for which a silent address comes last."""
 
 
-class Dialer:
-    """Opens connections to `endpoint`. The TLS context is made once, when it is first needed."""
+Secure = Callable[[], TlsContext]
+"""What endpoints of one store have in common for TLS: its context, made when it is first needed."""
 
-    def __init__(self, endpoint: Endpoint, config: Config) -> None:
+
+class Dialer:
+    """Opens connections to `endpoint`."""
+
+    def __init__(self, endpoint: Endpoint, config: Config, secure: Secure) -> None:
         self._endpoint = endpoint
         self._config = config
+        self._secure = secure
         self._way = "" if endpoint.proxy is None else f" by way of the proxy {endpoint.proxy}"
-        self._context: TlsContext | None = None
         self._watch = StallWatch(config.stall_timeout)
         self._avoided: dict[str, float] = {}
         """Addresses, and until when, in Trio's time."""
@@ -44,7 +50,8 @@ class Dialer:
         """
         try:
             with trio.fail_after(self._config.connect_timeout):
-                stream = await connect(self._endpoint, await self._address(), self._tls(), self._watch)
+                context = self._secure() if self._endpoint.tls else None
+                stream = await connect(self._endpoint, await self._address(), context, self._watch)
         except trio.TooSlowError:
             message = f"no connection{self._way} within {self._config.connect_timeout:g} seconds"
             raise ConnectTimeoutError(message, self._where()) from None
@@ -69,11 +76,6 @@ class Dialer:
         others = [str(where[0]) for *_, where in found if where[0] not in self._avoided]
         return random.choice(others) if others else name
 
-    def _tls(self) -> TlsContext | None:
-        if self._endpoint.tls and self._context is None:
-            self._context = tls_context(self._config.ca_bundle, verify=self._config.verify_tls)
-        return self._context
-
     def _where(self) -> ErrorContext:
         return ErrorContext(endpoint=str(self._endpoint))
 
@@ -87,6 +89,11 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def open_pool(endpoint: Endpoint, config: Config) -> ConnectionPool:
+def secure(config: Config) -> Secure:
+    """How connections are encrypted and servers checked, by `config`."""
+    return cache(partial(tls_context, config.ca_bundle, verify=config.verify_tls))
+
+
+def open_pool(endpoint: Endpoint, config: Config, tls: Secure) -> ConnectionPool:
     """An empty pool of connections to `endpoint`."""
-    return ConnectionPool(Dialer(endpoint, config), config.connections)
+    return ConnectionPool(Dialer(endpoint, config, tls), config.connections)

@@ -17,13 +17,17 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:-]*)*")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server as clients name it. `prefix` is a path that all requests start with, without a trailing slash."""
+    """One server as clients name it. `prefix` is a path that all requests start with, without a trailing slash.
+
+    `at` is one address of several that the host has, where this is the server at just that one.
+    """
 
     scheme: str
     host: str
     port: int
     prefix: str = ""
     proxy: Proxy | None = None
+    at: str | None = None
 
     @property
     def tls(self) -> bool:
@@ -38,13 +42,24 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The name to connect to. Names under `localhost` mean this host (RFC 6761 section 6.3)."""
-        return "localhost" if self.host.endswith(".localhost") else self.host
+        """The name or address to connect to. Names under `localhost` mean this host (RFC 6761 section 6.3)."""
+        return self.at or ("localhost" if self.host.endswith(".localhost") else self.host)
 
     @property
     def peer(self) -> tuple[str, int]:
-        """The name and the port to connect to: those of the proxy where there is one."""
+        """The name or address and the port to connect to: those of the proxy where there is one."""
         return (self.address, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
+
+    @property
+    def has_name(self) -> bool:
+        """Whether the host is a name, whose addresses are looked up here."""
+        if self.at is not None or self.proxy is not None or self.address == "localhost":
+            return False
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return True
+        return False
 
     @property
     def confidential(self) -> bool:
@@ -59,7 +74,8 @@ class Endpoint:
             return False
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.prefix}"
+        url = f"{self.scheme}://{self.authority}{self.prefix}"
+        return url if self.at is None else f"{url} at {self.at}"
 
 
 def parse_endpoint(url: str) -> Endpoint:

@@ -92,13 +92,13 @@ class Service:
             answer = await self._ask(upstream, request, download, progress)
             owed = upstream.load.owed
         except Failed as failed:
-            progress.tried.append(upstream)
+            progress.tried += self.rotation.spent(upstream, failed.failure)
             self.rotation.failed(upstream, failed.failure, size, begun, failed.error)
             raise
         finally:
             upstream.load.owed -= size
             _count(upstream, request, download)
-        upstream.received += len(answer.body)
+        upstream.counts.received += len(answer.body)
         self.rotation.answered(upstream, owed, begun)
         return answer
 
@@ -106,8 +106,8 @@ class Service:
         self, upstream: Upstream, request: Request, download: Download | None, progress: _Progress
     ) -> Answer:
         """The answer of `upstream`. A read that is late to be answered is given up where another one can be asked."""
-        watch, others = self.rotation.late, len(self.rotation) - len(progress.tried) - 1
-        if watch is None or download is None or others < 1:
+        watch = self.rotation.late
+        if watch is None or download is None or not self.rotation.untried([*progress.tried, upstream]):
             return await upstream.attempt(request, download, progress.sent)
         with trio.CancelScope() as scope:
             download.on_answer = partial(watch.end, scope)
@@ -121,7 +121,7 @@ class Service:
 
     async def _goes_on(self, request: Request, progress: _Progress, failed: Failed) -> bool:
         """Whether it is sent again: now to an endpoint that was not tried, or after a wait to whichever."""
-        untried = len(progress.tried) < len(self.rotation)
+        untried = self.rotation.untried(progress.tried)
         attempt = 0 if untried else progress.attempt
         if not self.policy.may_retry(failed.failure, attempt, idempotent=request.idempotent):
             return False
@@ -136,32 +136,57 @@ class Service:
         Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
         with; where nothing was, neither. Never raises `StoreError`.
         """
-        taken = self.take(1, LEAST) if self.rotation.late is None else []
+        taken = self.take(1, LEAST)
         if not taken:
             return None, None
         ((upstream, (connection,)),) = taken
         begun = trio.current_time()
+        upstream.load.owed += LEAST
         try:
             head = await upstream.signed_head(request, None, expect=False)
-            await connection.ask(head)
+            late = await self._ask_in_time(connection, head)
             answer = connection.take_whole(head)
         except BaseException as error:
             connection.give_back(reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
                 return None, None
             raise
-        if answer is None:
-            return None, connection
-        connection.give_back(reusable=connection.reusable)
-        self.answered(upstream, len(answer.body), LEAST, begun)
-        return answer, None
+        finally:
+            owed = upstream.load.owed
+            upstream.load.owed -= LEAST
+        if answer is not None:
+            connection.give_back(reusable=connection.reusable)
+            self.answered(upstream, len(answer.body), owed, begun)
+        elif late:
+            connection.give_back(reusable=False)
+            self.rotation.failed(upstream, Failure.LATE, LEAST, begun, "late")
+        return answer, None if answer is not None or late else connection
+
+    async def _ask_in_time(self, connection: Connection, head: memoryview) -> bool:
+        """As :meth:`.connection.Connection.ask`; whether it was given up as late."""
+        watch, late = self.rotation.late, False
+        if watch is None:
+            await connection.ask(head)
+            return False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            connection.stream.give_up()
+
+        watch.begin(connection, give_up)
+        try:
+            await connection.ask(head)
+        finally:
+            watch.end(connection)
+        return late
 
     def answered(self, upstream: Upstream, size: int, owed: int, begun: float) -> None:
         """What `upstream` was asked at the time `begun`, of Trio's clock, it has answered, with `size` bytes.
 
         `owed` is as in :meth:`.rotation.Rotation.answered`.
         """
-        upstream.received += size
+        upstream.counts.received += size
         self.circuit.answered()
         self.rotation.answered(upstream, owed, begun)
 
@@ -195,7 +220,7 @@ class Service:
     @property
     def stats(self) -> Stats:
         """What was asked of the endpoints so far."""
-        return Stats(tuple(upstream.stats for upstream in self.rotation))
+        return Stats(tuple(upstream.stats for upstream in self.rotation.known))
 
     def retire(self) -> None:
         """Keep no connection from now on; requests that are under way may still finish."""
@@ -211,9 +236,9 @@ class Service:
 
 def _count(upstream: Upstream, request: Request, download: Download | None) -> None:
     """Account for bodies, also of what has failed: of a request's, all that was to be sent."""
-    upstream.sent += sum(map(len, request.body))
+    upstream.counts.sent += sum(map(len, request.body))
     if download is not None:
-        upstream.received += download.filled
+        upstream.counts.received += download.filled
 
 
 def _size(request: Request, download: Download | None) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ssl
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -104,6 +104,23 @@ class Failed(Exception):
         error.__cause__ = cause
 
 
+@dataclass(slots=True)
+class Counts:
+    """Requests that were answered as asked, those that were not, and bytes of bodies of all."""
+
+    requests: int = 0
+    received: int = 0
+    sent: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Counts) -> None:
+        """Count those of another one, too."""
+        self.requests += other.requests
+        self.received += other.received
+        self.sent += other.sent
+        self.failures += other.failures
+
+
 class Upstream:
     """One endpoint of one kind of store; `headers` go with every request. Belongs to one Trio run."""
 
@@ -121,9 +138,7 @@ class Upstream:
         self.pool = pool
         self.signer = signer
         self.load = Load()
-        self.requests = self.received = self.sent = 0
-        """Requests that were answered as asked, and bytes of bodies, either way, of all."""
-        self.failures: Counter[str] = Counter()
+        self.counts = Counts()
         self._read_fault = read_fault
         self._forwarding = forwarding(endpoint)
         self._takes_expect = True
@@ -134,14 +149,20 @@ class Upstream:
         return EndpointStats(
             endpoint=str(self.endpoint),
             state=self.load.health.value,
-            requests=self.requests,
-            failures=dict(self.failures),
-            received=self.received,
-            sent=self.sent,
+            requests=self.counts.requests,
+            failures=dict(self.counts.failures),
+            received=self.counts.received,
+            sent=self.counts.sent,
             connections_opened=self.pool.opened,
             connections_in_use=self.pool.leased,
             connections_idle=self.pool.idle,
         )
+
+    def inherit(self, other: Upstream) -> None:
+        """Have the counts of one that is not asked any more, also of what it may still answer."""
+        self.counts.add(other.counts)
+        other.counts = self.counts
+        self.pool.opened += other.pool.opened
 
     @property
     def pumped(self) -> bool:

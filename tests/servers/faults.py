@@ -374,11 +374,14 @@ def _chunked(pieces: Sequence[bytes]) -> bytes:
 
 @asynccontextmanager
 async def fault_server(
-    host: str = HOST, tls: ssl.SSLContext | None = None, kind: Callable[[str], FaultServer] = FaultServer
+    host: str = HOST,
+    tls: ssl.SSLContext | None = None,
+    kind: Callable[[str], FaultServer] = FaultServer,
+    port: int = 0,
 ) -> AsyncIterator[FaultServer]:
-    """A server on a free port of `host`, gone with all its connections at the end of the block."""
+    """A server on `port` of `host`, or a free one, gone with all its connections at the end of the block."""
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host=host)
+        (listener,) = await trio.open_tcp_listeners(port, host=host)
         address, port = listener.socket.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         server = kind(f"http{'s' if tls else ''}://{shown}:{port}")

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, StoreError
 from s3dlio.stores.s3.store import S3Store
-from s3dlio.transport.dial import open_pool
+from s3dlio.transport.dial import open_pool, secure
 from s3dlio.transport.endpoint import parse_endpoint
 from s3dlio.transport.pool import IDLE_LIMIT, ConnectionPool
 
@@ -126,7 +126,7 @@ async def test_closing_lets_a_request_finish(server: FaultServer, store: S3Store
 
 
 async def test_failed_connections_give_their_slot_back() -> None:
-    pool = open_pool(parse_endpoint("http://127.0.0.1:1"), Config(connections=1))
+    pool = open_pool(parse_endpoint("http://127.0.0.1:1"), config := Config(connections=1), secure(config))
     for _ in range(3):
         with pytest.raises(ConnectionFailedError):
             await pool.acquire()
