@@ -97,7 +97,7 @@ async def opened(named: Open, **settings: Any) -> S3Store:
 
 
 async def test_each_address_is_asked_by_the_name(
-    named: Open, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named)
     await read(store, 60)
@@ -110,7 +110,7 @@ async def test_each_address_is_asked_by_the_name(
 
 
 async def test_an_address_that_is_gone_is_made_up_for(
-    named: Open, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named, max_attempts=1)
     servers[0].restart = trio.Event()
@@ -128,7 +128,7 @@ async def test_an_address_that_is_gone_is_made_up_for(
 
 
 async def test_what_one_address_refuses_is_not_asked_of_the_others_at_once(
-    named: Open, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named, max_attempts=3)
     for server in servers:
@@ -140,7 +140,7 @@ async def test_what_one_address_refuses_is_not_asked_of_the_others_at_once(
 
 
 async def test_when_no_address_takes_a_connection_each_was_tried(
-    named: Open, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named, max_attempts=1)
     for server in servers:
@@ -153,7 +153,7 @@ async def test_when_no_address_takes_a_connection_each_was_tried(
 
 
 async def test_a_name_is_looked_up_again(
-    named: Open, names: Names, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, names: Names, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     names.told = ADDRESSES[:2]
     store = await opened(named)
@@ -176,7 +176,7 @@ async def test_a_name_is_looked_up_again(
 
 
 async def test_an_address_that_is_out_and_not_told_any_more_is_forgotten(
-    named: Open, names: Names, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, names: Names, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named)
     servers[0].restart = trio.Event()
@@ -192,7 +192,7 @@ async def test_an_address_that_is_out_and_not_told_any_more_is_forgotten(
 
 
 async def test_where_names_cannot_be_looked_up_those_known_are_asked(
-    named: Open, names: Names, servers: list[FaultServer], autojump_clock: trio.testing.MockClock
+    named: Open, names: Names, servers: list[FaultServer], clock: trio.testing.MockClock
 ) -> None:
     store = await opened(named)
     names.told = []
