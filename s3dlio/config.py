@@ -151,6 +151,10 @@ class Config:
     when a store is opened, see :mod:`s3dlio.proxy`. User and password are percent-encoded; no `repr` shows them, but a
     pickled configuration has them."""
 
+    bind: str | None = _setting(None, "S3DLIO_BIND")
+    """Network interfaces of this machine that connections are spread over: names and addresses, in a list or with
+    commas between them. Else the system chooses. What credentials are asked of is not bound."""
+
     connections: int = _setting(64, "S3DLIO_CONNECTIONS")
     """Most connections to one endpoint."""
 
@@ -195,6 +199,7 @@ class Config:
                 object.__setattr__(self, item.name, item.default_factory())  # type: ignore[operator]
         for name in ENDPOINTS:
             object.__setattr__(self, name, _listed(name, getattr(self, name)))
+        object.__setattr__(self, "bind", joined(self.bind))
         _check(self)
 
     def __repr__(self) -> str:  # of one half made, too: an error on the way has it in its frames
@@ -243,7 +248,7 @@ _CHOICES = {
 ENDPOINTS = ("endpoint", "gcs_endpoint", "azure_endpoint")
 
 _TEXTS = (
-    *("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy"),
+    *("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy", "bind"),
     *("sse_kms_key_id", "sse_c_key_file"),
 )
 

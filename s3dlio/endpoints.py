@@ -14,7 +14,7 @@ _MOST_ENDPOINTS = 1024
 
 
 def joined(given: object) -> object:
-    """Several endpoints, in a list or a tuple of texts, as one text with commas; anything else as it is."""
+    """Several texts in a list or a tuple, as one with commas; anything else as it is."""
     several = isinstance(given, list | tuple) and all(isinstance(url, str) for url in given)
     return ",".join(cast("Iterable[str]", given)) if several else given
 

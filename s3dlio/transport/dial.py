@@ -18,6 +18,7 @@ from ..config import Config
 from ..errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext, ProxyError
 from .connection import Connection
 from .endpoint import Endpoint
+from .interfaces import open_stream, taking_turns
 from .pool import ConnectionPool
 from .stall import StallWatch
 from .stream import connect
@@ -40,6 +41,7 @@ class Dialer:
         self._secure = secure
         self._way = "" if endpoint.proxy is None else f" by way of the proxy {endpoint.proxy}"
         self._watch = StallWatch(config.stall_timeout)
+        self._interfaces = taking_turns(config.bind)
         self._avoided: dict[str, float] = {}
         """Addresses, and until when, in Trio's time."""
 
@@ -51,7 +53,9 @@ class Dialer:
         try:
             with trio.fail_after(self._config.connect_timeout):
                 context = self._secure() if self._endpoint.tls else None
-                stream = await connect(self._endpoint, await self._address(), context, self._watch)
+                host, port = await self._address(), self._endpoint.peer[1]
+                opened = await open_stream(host, port, next(self._interfaces))
+                stream = await connect(opened, self._endpoint, context, self._watch)
         except trio.TooSlowError:
             message = f"no connection{self._way} within {self._config.connect_timeout:g} seconds"
             raise ConnectTimeoutError(message, self._where()) from None

@@ -105,9 +105,13 @@ class Service:
     async def _ask(
         self, upstream: Upstream, request: Request, download: Download | None, progress: _Progress
     ) -> Answer:
-        """The answer of `upstream`. A read that is late to be answered is given up where another one can be asked."""
+        """The answer of `upstream`. A read that is late to be answered is given up where another one can be asked.
+
+        One that was asked before was looked after then.
+        """
         watch = self.rotation.late
-        if watch is None or download is None or not self.rotation.untried([*progress.tried, upstream]):
+        alone = not self.rotation.untried([*progress.tried, upstream])
+        if watch is None or download is None or download.asked is not None or alone:
             return await upstream.attempt(request, download, progress.sent)
         with trio.CancelScope() as scope:
             download.on_answer = partial(watch.end, scope)

@@ -367,12 +367,13 @@ class Filled(Protocol):
     filled: int
 
 
-async def connect(endpoint: Endpoint, address: str, context: TlsContext | None, watch: StallWatch) -> Stream:
-    """Open a stream to an `address`, or the addresses of a name, IPv4 and IPv6 racing (RFC 8305).
+async def connect(
+    opened: trio.SocketStream, endpoint: Endpoint, context: TlsContext | None, watch: StallWatch
+) -> Stream:
+    """Have a connection to the endpoint, or to its proxy, lead to the endpoint, and take it over.
 
-    They are the endpoint's, or those of its proxy. Errors: `OSError`, `ssl.SSLError` and `ProxyError` included.
+    Errors: `OSError`, `ssl.SSLError` and `ProxyError` included.
     """
-    opened = await trio.open_tcp_stream(address, endpoint.peer[1])
     if endpoint.proxy is not None and endpoint.tls:
         await open_tunnel(opened, endpoint, endpoint.proxy)
     sock = socket.socket(fileno=opened.socket.detach())

@@ -338,10 +338,9 @@ async def test_a_late_answer_is_not_waited_for(
         for _ in range(8):
             nursery.start_soon(work)
     waits.sort()
-    late = sum(wait > 0.05 for wait in waits)  # before it is known what late is, and a change is earned
     assert sum(asked(servers)) <= 1.02 * len(waits)
-    assert late <= 12
     assert waits[-1] < 5
+    assert sum(wait > 1 for wait in waits) <= 2, "of some 24 that would have waited for five seconds"
 
 
 async def test_where_all_are_slow_nothing_is_asked_twice(
