@@ -228,7 +228,7 @@ async def test_a_store_that_is_closed_while_a_name_is_looked_up_stays_closed(
         await go_on.wait()
         return await answer(*args)
 
-    names.getaddrinfo = dawdle  # type: ignore[method-assign]
+    names.getaddrinfo = dawdle  # type: ignore[assignment, method-assign]
     store = named()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(read, store))

@@ -82,7 +82,8 @@ async def connected(
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, handle, [listener])
         endpoint = Endpoint("https", name, listener.socket.getsockname()[1])
-        stream = await connect(endpoint, "127.0.0.1", tls_context(bundle, verify=verify), StallWatch(60))
+        opened = await trio.open_tcp_stream("127.0.0.1", endpoint.port)
+        stream = await connect(opened, endpoint, tls_context(bundle, verify=verify), StallWatch(60))
         try:
             yield stream
         finally:
@@ -287,7 +288,8 @@ async def test_idle_with_a_session_ticket(way: str, certified: Certified) -> Non
             nursery.start_soon(trio.to_thread.run_sync, serve, listener)
             endpoint = Endpoint("https", "localhost", listener.getsockname()[1])
             context = tls_context(certified.authority, verify=True)
-            stream = await connect(endpoint, "127.0.0.1", context, StallWatch(30))
+            opened = await trio.open_tcp_stream("127.0.0.1", endpoint.port)
+            stream = await connect(opened, endpoint, context, StallWatch(30))
             try:
                 await use_after_ticket(stream)
                 speak.set()
