@@ -7,13 +7,17 @@ import random
 from collections.abc import Iterator
 
 import pytest
+import torch
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.utils.data import DataLoader
 
 import s3dlio
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3MapDataset, S3Reader
+from s3dlio.compat.s3torchconnector.dcp import S3StorageReader, S3StorageWriter
 
 from ..servers.gateway import Gateway
 from ..servers.seaweedfs import SeaweedFS
+from .dcp.conftest import ALONE
 
 COUNT, SIZE = 240, 100 << 10
 MiB = 1 << 20
@@ -86,3 +90,29 @@ def test_an_endpoint_is_killed_under_a_checkpoint(
         gateways[1].stop()
         assert first + reader.read() == data
     gateways[1].start()
+
+
+class _Stop:
+    """Something to save, in whose saving `gateway` is killed."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        self.gateway.stop()
+        return str, ("stopped",)
+
+
+@pytest.mark.filterwarnings(ALONE)
+def test_an_endpoint_is_killed_in_a_distributed_save(
+    s3_environment: SeaweedFS, bucket: str, gateways: list[Gateway], endpoint: list[str]
+) -> None:
+    uri, size = f"s3://{bucket}/distributed", 5 * MiB
+    state = {f"weights {number}": torch.rand(size // 4) for number in range(6)}
+    writer = S3StorageWriter("us-east-1", uri, endpoint=endpoint, thread_count=2)
+    state_dict_saver.save({**state, "stop": _Stop(gateways[0])}, storage_writer=writer, no_dist=True)
+    found = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    reader = S3StorageReader("us-east-1", uri, endpoint=endpoint)
+    state_dict_loader.load(found, storage_reader=reader, no_dist=True)
+    gateways[0].start()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
