@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice, product, zip_longest
+from math import prod
 from pathlib import Path
 from typing import cast
 
@@ -25,9 +27,10 @@ def endpoint_urls(text: str) -> list[str]:
     `http://10.0.0.{1...8}:9000` is eight of them, also `{01...08}` with its zeros. `@path` is a file with one of these
     a line; empty lines and what follows a `#` count for nothing. Errors: `ConfigError`.
     """
-    urls = [url for piece in text.split(",") if piece.strip() for url in _listed(piece.strip())]
+    named = (url for piece in text.split(",") if piece.strip() for url in _listed(piece.strip()))
+    urls = list(islice(named, _MOST_ENDPOINTS + 1))
     if len(urls) > _MOST_ENDPOINTS:
-        raise ConfigError(f"{len(urls)} endpoints are more than the {_MOST_ENDPOINTS} that can be looked after")
+        raise ConfigError(f"there are more endpoints than the {_MOST_ENDPOINTS} that can be looked after")
     return list(dict.fromkeys(urls))
 
 
@@ -37,7 +40,7 @@ def _listed(piece: str) -> Iterator[str]:
         return
     try:
         lines = Path(piece[1:]).expanduser().read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of a user who has none
         raise ConfigError(f"the file of endpoints cannot be read: {error}") from None
     found = [line.partition("#")[0].strip() for line in lines]
     if not any(found):
@@ -49,13 +52,12 @@ def _listed(piece: str) -> Iterator[str]:
 
 
 def _spelled_out(url: str) -> Iterator[str]:
-    """`url` once for each number of its first range, and so on."""
-    match = _RANGE.search(url)
-    if match is None:
-        yield url
-        return
-    first, last = int(match[1]), int(match[2])
-    if not first <= last < first + _MOST_ENDPOINTS:
-        raise ConfigError(f"a range of endpoints must lead upwards, by less than {_MOST_ENDPOINTS}: {match[0]}")
-    for number in range(first, last + 1):
-        yield from _spelled_out(f"{url[: match.start()]}{number:0{len(match[1])}}{url[match.end() :]}")
+    """`url` once for each number of its ranges."""
+    pieces = _RANGE.split(url)
+    texts, spelled = pieces[::3], list(zip(pieces[1::3], pieces[2::3], strict=True))
+    ranges = [range(int(first), int(last) + 1) for first, last in spelled]
+    if not 1 <= prod(map(len, ranges)) <= _MOST_ENDPOINTS:
+        raise ConfigError(f"the ranges of an endpoint must lead upwards, and name no more than {_MOST_ENDPOINTS}")
+    numbers = ([f"{number:0{len(first)}}" for number in each] for each, (first, _) in zip(ranges, spelled, strict=True))
+    for chosen in product(*numbers):
+        yield "".join(chain.from_iterable(zip_longest(texts, chosen, fillvalue="")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
@@ -277,6 +277,17 @@ class Decoded(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return map(self._decode, self._texts)
+
+
+def iso_time(text: str | None) -> datetime | None:
+    """A time as services write it (ISO 8601), aware, UTC, which it is in where it does not say; `None` for others."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 FIELDS = {field.name: field.default for field in fields(ObjectMeta)}

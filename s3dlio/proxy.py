@@ -23,7 +23,7 @@ from .errors import ConfigError
 _DEFAULT_PORT = 80
 _NONE = frozenset({"", "none"})
 _UNSUPPORTED = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|[0-9a-f.]*:[0-9a-f:.]*")
 _ENTRY = re.compile(r"(?:\[(.*)\]|([^:]*))(?::([0-9]{1,5}))?")
 
 
@@ -130,12 +130,13 @@ def _parse(url: str) -> Proxy | None:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname or "", parts.port
+        authorization = _basic(parts.username, parts.password or "")
     except ValueError:
         return None
     whole = parts.scheme == "http" and not (parts.path.strip("/") or parts.query or parts.fragment)
     if not whole or port == 0 or not _HOST.fullmatch(host):
         return None
-    return Proxy(host, port or _DEFAULT_PORT, _basic(parts.username, parts.password or ""))
+    return Proxy(host, port or _DEFAULT_PORT, authorization)
 
 
 def _basic(user: str | None, password: str) -> str | None:

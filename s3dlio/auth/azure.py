@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from ..config import Config
 from ..errors import ConfigError, NoCredentialsError, StoreError
+from ..model import iso_time
 from ..proxy import parse_proxy
 from .bearer import BearerSigner, Token
 from .environment import environment_mark, variable
@@ -140,11 +141,7 @@ def check_sas(token: str, source: str) -> str:
 
 def sas_expiry(token: str) -> datetime | None:
     """From when on the token is refused, if it says so itself; aware, UTC."""
-    try:
-        moment = datetime.fromisoformat(dict(parse_qsl(token)).get("se", ""))
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return iso_time(dict(parse_qsl(token)).get("se"))
 
 
 def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool, proxy: str | None = None) -> Signer:

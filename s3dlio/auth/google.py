@@ -10,6 +10,7 @@ Source: "How Application Default Credentials works"; "Access tokens" under "VM m
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from ..proxy import proxy_for
 from .bearer import Token, TokenProvider
 from .environment import environment_mark
 from .refreshing import SharedCredentials
+from .signer import fits_header
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
@@ -147,9 +149,11 @@ def _read_token(data: bytes, now: float) -> Token | None:
     """A token from the metadata server's answer; `None` where it is not one."""
     try:
         said = json.loads(data)
-        return Token({"authorization": f"Bearer {said['access_token']}"}, now + float(said["expires_in"]))
-    except (ValueError, KeyError, TypeError):
+        token, expires_at = said["access_token"], now + float(said["expires_in"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    sound = isinstance(token, str) and fits_header(token) and math.isfinite(expires_at)
+    return Token({"authorization": f"Bearer {token}"}, expires_at) if sound else None
 
 
 def _ask_metadata_server() -> _Answer | None:

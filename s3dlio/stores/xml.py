@@ -48,7 +48,7 @@ _UNREADABLE = re.compile(
 _FIRST_STAND_IN = 0xFDD0
 _ORIGINALS = {_FIRST_STAND_IN + code: code for code in range(32)}
 _MARK = "s3dlio-entries"
-_NOT_XML = (expat.ExpatError, AssertionError, LookupError, ValueError)  # the last two: a strange encoding
+_NOT_XML = (expat.ExpatError, AssertionError, LookupError, ValueError, Warning)  # the last three: a strange encoding
 
 
 def parse(body: bytes, root: str | None = None, most: int = MOST_TAGS) -> Element:

@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -29,6 +28,7 @@ from ...errors import (
     PreconditionFailedError,
     ProtocolError,
     RequestError,
+    shown,
 )
 from ...model import (
     NO_METADATA,
@@ -41,6 +41,7 @@ from ...model import (
     PutOptions,
     PutResult,
     StoredChecksum,
+    iso_time,
 )
 from ...transport.download import Pin
 from ...transport.endpoint import Endpoint, parse_endpoint
@@ -125,7 +126,7 @@ def generation_of(etag: str) -> str | None:
 def _ask_for_generation(etag: str) -> tuple[Mapping[str, str], str]:
     generation = generation_of(etag)
     if generation is None:
-        raise ObjectChangedError(f"no version of the object has the etag {etag}: it is not a generation")
+        raise ObjectChangedError(f"no version of the object has the etag {shown(etag, 100)}: it is not a generation")
     return {}, f"generation={generation}"
 
 
@@ -166,7 +167,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     """An answer's object. Errors: `ProtocolError`."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ProtocolError("the answer is not the JSON it should be")
@@ -211,31 +212,32 @@ def object_meta(resource: Mapping[str, Any]) -> ObjectMeta:
 
 def _columns(resources: Sequence[Mapping[str, Any]]) -> ObjectColumns:
     keys = [_text(item.get("name")) for item in resources]
-    sizes = [parse_size(str(item.get("size", ""))) for item in resources]
+    sizes = [_size(item.get("size")) for item in resources]
     if None in keys or None in sizes:
         raise ProtocolError("an object is answered without a name, or a size that makes sense")
     generations = [_text(item.get("generation")) for item in resources]
-    metadata = [item.get("metadata") for item in resources]
     return ObjectColumns(
         {
             "key": keys,
             "size": sizes,
             "etag": generations,
-            "last_modified": Decoded([item.get("updated") for item in resources], _time),
+            "last_modified": Decoded([_text(item.get("updated")) for item in resources], iso_time),
             "version": generations,
             "storage_class": [_text(item.get("storageClass")) for item in resources],
             "content_type": [_text(item.get("contentType")) for item in resources],
-            "metadata": [own if isinstance(own, dict) else NO_METADATA for own in metadata],
+            "metadata": [_metadata(item.get("metadata")) for item in resources],
         }
     )
 
 
-def _time(text: object) -> datetime | None:
-    """An RFC 3339 time, aware, UTC."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
-    except ValueError:
-        return None
+def _size(value: object) -> int | None:
+    """Google writes sizes as texts, servers that take its place as numbers, too."""
+    return parse_size(str(value)) if isinstance(value, str | int) else None
+
+
+def _metadata(own: object) -> Mapping[str, str]:
+    found = own.items() if isinstance(own, dict) else ()
+    return {name: value for name, value in found if isinstance(value, str)} or NO_METADATA
 
 
 def media_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
@@ -245,7 +247,7 @@ def media_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
     """
     stored = headers.get("x-goog-stored-content-length", str(size))
     if stored != str(size):
-        raise ProtocolError(f"the stored object has {stored} bytes, what the server sends of it has {size}")
+        raise ProtocolError(f"the stored object has {shown(stored, 100)} bytes, what the server sends of it has {size}")
     meta = _NAMES.describe(key, headers, size)
     return replace(meta, etag=meta.version, checksum=hash_header(headers))
 
@@ -257,9 +259,9 @@ def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
     """
     made = read_json(body)
     result = _version_of(made, key)
-    if parse_size(str(made.get("size", ""))) != size:
+    if _size(made.get("size")) != size:
         raise ProtocolError(f"wrote {size} bytes, the new object is answered with a size that differs, or none")
-    if read_checksum("CRC32C", str(made.get("crc32c", ""))) not in (StoredChecksum("CRC32C", crc32c), None):
+    if read_checksum("CRC32C", _text(made.get("crc32c")) or "") not in (StoredChecksum("CRC32C", crc32c), None):
         raise IntegrityError("the object that was made does not have the CRC32C of what was sent")
     return result
 
@@ -296,7 +298,7 @@ def read_page(body: bytes, prefix: str, start_after: str) -> ListPage:
     objects = _columns([item for item in items if isinstance(item, dict)])
     return ListPage(
         objects.where(lambda key: key != start_after and _is_shown(key, prefix)),
-        tuple(name for name in prefixes if isinstance(name, str) and _is_shown(name, prefix)),
+        tuple(name for name in filter(_text, prefixes) if _is_shown(name, prefix)),
         _text(token),
     )
 
@@ -339,7 +341,10 @@ def multipart(wanted: Mapping[str, Any], data: memoryview, boundary: str) -> tup
 
 def session_target(headers: Mapping[str, str]) -> tuple[str, str]:
     """Path and query of a new resumable upload. The query is the right to write to it. Errors: `ProtocolError`."""
-    location = urlsplit(headers.get("location", ""))
+    try:
+        location = urlsplit(headers.get("location", ""))
+    except ValueError:
+        location = urlsplit("")
     if not location.path.startswith("/") or not location.query:
         raise ProtocolError("the new resumable upload has no address")
     return location.path, SecretText(location.query)
@@ -357,7 +362,7 @@ def persisted(headers: Mapping[str, str]) -> int:
         return 0
     match = _PERSISTED.fullmatch(received.strip())
     if match is None:
-        raise ProtocolError(f"a resumable upload that has {received!r} makes no sense")
+        raise ProtocolError(f"a resumable upload that has {shown(received, 100)!r} makes no sense")
     return int(match[1]) + 1
 
 
@@ -377,7 +382,7 @@ def read_rewrite(body: bytes, target: str) -> PutResult | Rewriting:
     token = _text(answer.get("rewriteToken"))
     if token is None:
         raise ProtocolError("the copy is not done, and there is no token to go on with")
-    return Rewriting(token, parse_size(str(answer.get("totalBytesRewritten", "0"))) or 0)
+    return Rewriting(token, _size(answer.get("totalBytesRewritten")) or 0)
 
 
 # Composing

@@ -14,9 +14,8 @@ from dataclasses import replace
 
 from ...auth.sigv4 import Credentials
 from ...errors import ErrorContext, ProtocolError, UnsupportedError
-from ...model import ListOptions, ListPage, ObjectColumns
+from ...model import ListOptions, ListPage, ObjectColumns, iso_time
 from ..xml import parse, text_of
-from .xml import parse_time
 
 _DIRECTORY = re.compile(r"[a-z0-9-]+--([a-z0-9-]+)--x-s3")
 
@@ -64,7 +63,7 @@ def _session(body: bytes) -> Credentials | None:
         return None
     names = ("AccessKeyId", "SecretAccessKey", "SessionToken")
     access_key, secret_key, token = (text_of(found, name) for name in names)
-    expiry = parse_time(text_of(found, "Expiration"))
+    expiry = iso_time(text_of(found, "Expiration"))
     if access_key is None or secret_key is None or token is None or expiry is None:
         return None
     return Credentials(access_key, secret_key, token, expiry.timestamp())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ...errors import ErrorContext, ProtocolError, StoreError, error_class
-from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta, Part, RestoreStatus
+from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta, Part, RestoreStatus, iso_time
 from ...transport.http1 import parse_size, quote_etag
 from ..xml import MOST_LISTED, PLAIN, WORD, parse, read_plain, text_of
 
@@ -38,17 +37,6 @@ _REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 def can_hold(key: str) -> bool:
     """Whether XML 1.0 can spell this key."""
     return _NOT_XML.search(key) is None
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """An ISO 8601 time as S3 writes it, aware, UTC."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def parse_etag(element: Element) -> str | None:
@@ -101,7 +89,7 @@ def _columns(rows: Iterable[tuple[str, ...]], *, encoded: bool) -> ObjectColumns
             "key": [unquote_plus(key) if "%" in key or "+" in key else key for key in keys] if encoded else keys,
             "size": [*map(int, sizes)],
             "etag": [f'"{etag}"' if etag else None for etag in etags],
-            "last_modified": Decoded(times, parse_time),
+            "last_modified": Decoded(times, iso_time),
             "storage_class": [name or None for name in classes],
         }
     )
@@ -115,7 +103,7 @@ def _object(item: Element, *, encoded: bool) -> ObjectMeta:
         key=_name(item, "Key", encoded=encoded),
         size=size,
         etag=parse_etag(item),
-        last_modified=parse_time(text_of(item, "LastModified")),
+        last_modified=iso_time(text_of(item, "LastModified")),
         storage_class=text_of(item, "StorageClass"),
         restore=_restore(item.find("RestoreStatus")),
     )
@@ -125,7 +113,7 @@ def _restore(item: Element | None) -> RestoreStatus | None:
     if item is None:
         return None
     in_progress = text_of(item, "IsRestoreInProgress") == "true"
-    return RestoreStatus(in_progress, parse_time(text_of(item, "RestoreExpiryDate")))
+    return RestoreStatus(in_progress, iso_time(text_of(item, "RestoreExpiryDate")))
 
 
 def _name(item: Element, tag: str, *, encoded: bool) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.errors import ErrorContext, PermissionDeniedError, ProtocolError, ServerError, WrongRegionError
-from s3dlio.model import Part, RestoreStatus
+from s3dlio.model import Part, RestoreStatus, iso_time
 from s3dlio.stores.s3.store import read_fault, restore_status
 from s3dlio.stores.s3.xml import (
     can_hold,
@@ -19,7 +19,6 @@ from s3dlio.stores.s3.xml import (
     delete_body,
     delete_failures,
     parse_list_page,
-    parse_time,
 )
 from s3dlio.stores.xml import parse, parse_error
 
@@ -267,7 +266,7 @@ def test_any_bytes_are_an_error_answer(body: bytes) -> None:
     ],
 )
 def test_times(text: str | None, expected: datetime | None) -> None:
-    assert parse_time(text) == expected
+    assert iso_time(text) == expected
 
 
 def test_failed_deletions() -> None:
