@@ -81,8 +81,8 @@ def no_pump_under_a_virtual_clock(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Time that passes when nothing else happens; loopback traffic has 20 ms to get its turn, more where others run."""
-    return MockClock(autojump_threshold=0.01 * max(2.0, os.getloadavg()[0]))
+    """Time that passes when nothing else happens; loopback traffic has 30 ms to get its turn, more where others run."""
+    return MockClock(autojump_threshold=0.02 * max(1.5, os.getloadavg()[0]))
 
 
 @pytest.fixture(scope="session")

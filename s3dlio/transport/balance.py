@@ -109,6 +109,10 @@ class Load:
         self.health, self.probe_at = Health.OUT, now + longest * (1 + jitter) / 2
         self._probes += 1
 
+    def shun(self, until: float) -> None:
+        """It is out, and not even probed before `until`."""
+        self.health, self.probe_at = Health.OUT, until
+
     def _see(self, size: int, seconds: float, now: float) -> None:
         seen = max(seconds, _MOMENT) / max(size, LEAST)
         self._pace = seen if self._pace == math.inf else self._pace + (seen - self._pace) * _LEARNS

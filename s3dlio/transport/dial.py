@@ -7,6 +7,7 @@ proxy leads to the endpoint, the addresses are the proxy's.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +25,7 @@ from .stall import StallWatch
 from .stream import connect
 from .tls import TlsContext, tls_context
 
-_AVOIDED = 600.0
+AVOIDED = 600.0
 """Seconds for which a silent address comes last."""
 
 
@@ -68,7 +69,11 @@ class Dialer:
     def avoid(self, connection: Connection) -> None:
         """Prefer other addresses of the name to that of `connection`, which has fallen silent."""
         with suppress(OSError):  # the kernel has given it up as well, and forgotten whose it was
-            self._avoided[connection.peer] = trio.current_time() + _AVOIDED
+            self._avoided[connection.peer] = trio.current_time() + AVOIDED
+
+    def avoids(self, address: str) -> bool:
+        """Whether `address` has fallen silent lately."""
+        return self._avoided.get(address, -math.inf) > trio.current_time()
 
     async def _address(self) -> str:
         """What to connect to: the name, or one of its addresses where others are avoided. Errors: `OSError`."""

@@ -6,6 +6,8 @@ there are requests. A service that has hundreds of addresses tells some of them 
 more is therefore asked for five more minutes, unless it is out. Where there are IPv4 and IPv6 addresses they may well
 be of the same servers: then those of IPv4 count.
 
+An address that falls silent is left alone for a long while: it takes connections, so a probe would not see it.
+
 Host header, SNI and signature keep the name. Ownership: a name owns what is asked in its stead, and retires it.
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from .balance import Health
+from .dial import AVOIDED
 from .retry import Failure
 from .upstream import Upstream
 
@@ -59,6 +62,12 @@ class Name:
         """
         return [upstream] if failure in (Failure.NOT_SENT, Failure.LATE) else self.known
 
+    def shun_silent(self, upstream: Upstream, now: float) -> None:
+        """Ask none of the addresses that `upstream` has found silent."""
+        for address, (there, _) in self._there.items():
+            if there.load.health is not Health.OUT and upstream.pool.distrusts(address):
+                there.load.shun(now + AVOIDED)
+
     async def look_up(self) -> None:
         """Ask whoever is at the addresses that it has now. What cannot be looked up stays as it was."""
         endpoint = self.own.endpoint
@@ -76,6 +85,7 @@ class Name:
         for address in told:
             upstream = self._there[address][0] if address in self._there else self._at(address)
             self._there[address] = upstream, now
+        self.shun_silent(self.own, now)
         for address, (upstream, last) in list(self._there.items()):
             if last < now and (upstream.load.health is Health.OUT or now - last > _KEPT):
                 del self._there[address]

@@ -36,6 +36,9 @@ class Dial(Protocol):
     def avoid(self, connection: Connection) -> None:
         """Prefer other addresses to that of `connection`."""
 
+    def avoids(self, address: str) -> bool:
+        """Whether others are preferred to `address`."""
+
 
 class ConnectionPool:
     """At most `limit` connections, made by `connect`. Belongs to one Trio run."""
@@ -126,6 +129,10 @@ class ConnectionPool:
         """A peer has fallen silent. The idle connections may be as dead, and it may have another address."""
         self._close_idle()
         self._connect.avoid(connection)
+
+    def distrusts(self, address: str) -> bool:
+        """Whether a peer at `address` has fallen silent lately."""
+        return self._connect.avoids(address)
 
     def close(self) -> None:
         """Close the idle connections, and each other one when it comes back; give out no more."""

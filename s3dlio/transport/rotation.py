@@ -44,6 +44,7 @@ class Rotation:
         """Gives up requests that another endpoint would answer sooner. Once there it stays: what began may go on."""
         self._look_up_at = -math.inf if any(each.has_name for each in endpoints) else math.inf
         self._probing = self._closed = False
+        self._goes_out = trio.Event()
 
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._all)
@@ -93,6 +94,7 @@ class Rotation:
         self._all = [upstream for name in self._names for upstream in name.asked]
         if len(self._all) > 1 and self.late is None:
             self.late = LateWatch()
+        self._begin_probing()
         if self._closed:
             self.close()
 
@@ -125,14 +127,23 @@ class Rotation:
         now = trio.current_time()
         if upstream.load.failed(failure, size, now - begun, now, self._random.random()):
             _log.warning("%s is not asked for a while: %s", upstream.endpoint, why)
-        if upstream.load.health is Health.OUT and not self._probing:
+        if failure is Failure.STALLED:
+            for name in self._names:
+                name.shun_silent(upstream, now)
+        self._begin_probing()
+
+    def _begin_probing(self) -> None:
+        self._goes_out.set()
+        if not self._probing and any(each.load.health is Health.OUT for each in self._all):
             self._probing = True
             trio.lowlevel.spawn_system_task(self._probe_those_out, name="s3dlio probes of endpoints")
 
     async def _probe_those_out(self) -> None:
         try:
             while not self._closed and (out := [each for each in self._all if each.load.health is Health.OUT]):
-                await trio.sleep_until(min(each.load.probe_at for each in out))
+                with trio.move_on_at(min(each.load.probe_at for each in out)):
+                    await self._goes_out.wait()
+                self._goes_out = trio.Event()
                 async with trio.open_nursery() as nursery:
                     for each in out:
                         if each.load.probe_at <= trio.current_time():

@@ -25,7 +25,7 @@ from xml.sax.saxutils import escape
 import trio
 import trio.testing
 
-from .process import HOST
+from .process import HOST, keep_port
 
 NOTHING = -1
 """For :attr:`Fault.cut` and :attr:`Fault.stall`: not even the head is sent."""
@@ -380,27 +380,31 @@ async def fault_server(
     port: int = 0,
 ) -> AsyncIterator[FaultServer]:
     """A server on `port` of `host`, or a free one, gone with all its connections at the end of the block."""
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(port, host=host)
-        address, port = listener.socket.getsockname()[:2]
+    with keep_port(host, port) as kept:
+        address, port = kept.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         server = kind(f"http{'s' if tls else ''}://{shown}:{port}")
         handler = server.serve if tls is None else partial(_serve_tls, server, tls)
-        nursery.start_soon(_serve, server, handler, listener)
-        yield server
-        nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_serve, server, handler, address, port)
+            yield server
+            nursery.cancel_scope.cancel()
 
 
 async def _serve(
-    server: FaultServer, handler: Callable[[trio.SocketStream], Awaitable[None]], listener: trio.SocketListener
+    server: FaultServer,
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    host: str,
+    port: int,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Take connections, with pauses: see :meth:`FaultServer.be_down`."""
-    host, port = listener.socket.getsockname()[:2]
     while True:
+        listeners = await trio.open_tcp_listeners(port, host=host)
         with trio.CancelScope() as server.serving:
-            await trio.serve_listeners(handler, [listener])
+            await trio.serve_listeners(handler, listeners, task_status=task_status)
+        task_status = trio.TASK_STATUS_IGNORED
         await server.restart.wait()
-        (listener,) = await trio.open_tcp_listeners(port, host=host)
 
 
 async def _serve_tls(server: FaultServer, context: ssl.SSLContext, stream: trio.abc.Stream) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from .process import HOST, free_ports, running
+from .process import HOST, keep_port, running
 
 _PIECE = 64 << 10
 _BODY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -25,7 +26,9 @@ class Gateway:
     """A gateway to port `behind`, as a process: killed and started again at will. Ended by :meth:`stop`."""
 
     def __init__(self, behind: int, log: Path, *options: str) -> None:
-        (self.port,) = free_ports(1)
+        kept = keep_port()
+        weakref.finalize(self, kept.close)
+        self.port = int(kept.getsockname()[1])
         self._command = [sys.executable, "-m", "tests.servers.gateway", str(self.port), str(behind), *options]
         self._log = log
         self._running = contextlib.ExitStack()

@@ -52,6 +52,17 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+def keep_port(host: str = HOST, port: int = 0) -> socket.socket:
+    """A socket that keeps `port`, or a free one, from everybody else, also while its server is down.
+
+    Who shares addresses (SO_REUSEADDR), as servers do, may listen on it, and end, and listen again.
+    """
+    kept = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind((host, port))
+    return kept
+
+
 def executable(name: str) -> str:
     """Path of a program: beside this interpreter first, then on the search path."""
     beside = Path(sysconfig.get_path("scripts")) / name

@@ -17,7 +17,7 @@ from s3dlio.errors import ConnectionFailedError, ThrottledError
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.names import LOOKED_UP_AFTER, of_one_family
 
-from ..servers.faults import FaultServer, fault_server, refusal
+from ..servers.faults import NOTHING, Fault, FaultServer, fault_server, refusal
 from .conftest import BUCKET, DATA, ROOT
 
 Open = Callable[..., S3Store]
@@ -137,6 +137,18 @@ async def test_what_one_address_refuses_is_not_asked_of_the_others_at_once(
         await store.get("key")
     assert sum(asked(servers)) == 1 + 3
     assert " at 127.0.0." in (caught.value.endpoint or "")
+
+
+async def test_an_address_that_is_silent_is_left_alone(
+    named: Open, servers: list[FaultServer], clock: trio.testing.MockClock
+) -> None:
+    store = await opened(named, max_attempts=2)
+    servers[0].always = Fault(stall=NOTHING)
+    began = trio.current_time()
+    for _ in range(20):
+        await read(store)
+        await trio.sleep(20)
+    assert trio.current_time() - began < 20 * 20 + 70, "one was waited for"
 
 
 async def test_when_no_address_takes_a_connection_each_was_tried(
