@@ -55,6 +55,8 @@ def _spelled_out(url: str) -> Iterator[str]:
     """`url` once for each number of its ranges."""
     pieces = _RANGE.split(url)
     texts, spelled = pieces[::3], list(zip(pieces[1::3], pieces[2::3], strict=True))
+    if not {"{", "}"}.isdisjoint("".join(texts)):
+        raise ConfigError("a range of endpoints is spelled {1...8}")
     ranges = [range(int(first), int(last) + 1) for first, last in spelled]
     if not 1 <= prod(map(len, ranges)) <= _MOST_ENDPOINTS:
         raise ConfigError(f"the ranges of an endpoint must lead upwards, and name no more than {_MOST_ENDPOINTS}")

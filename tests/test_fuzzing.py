@@ -28,6 +28,7 @@ FOUND = {
     "endpoints": [
         b"http://h{0...1000}{0...1000}{0...1000}{0...1000}",
         b"http://h" + b"{1...1}" * 5000,
+        b"http://g{2},http://h{3...{1...9}4}:443",
         b"@~nobody-of-that-name/endpoints",
         b"@absent/\xff",
         b"@\0",
