@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import uuid
@@ -15,6 +16,7 @@ from trio.testing import MockClock
 
 from s3dlio.transport.pump_code import wait_for_code
 
+from .canary import Watch, watch_errors
 from .servers.process import CLOUD_VARIABLES
 from .servers.seaweedfs import SeaweedFS, seaweedfs
 
@@ -59,6 +61,22 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(absent))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+@pytest.fixture(scope="session")
+def watch() -> Watch:
+    """What looks for secrets in all that is logged, which is all that can be, and in errors."""
+    watch, log = Watch(), logging.getLogger("s3dlio")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(watch)
+    watch_errors(watch)
+    return watch
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_told(watch: Watch) -> Iterator[None]:
+    yield
+    watch.check()
 
 
 @pytest.fixture(scope="session", autouse=True)

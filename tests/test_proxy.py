@@ -16,7 +16,8 @@ from s3dlio.config import Config
 from s3dlio.errors import ConfigError
 from s3dlio.proxy import Proxy, ProxyUrl, is_listed, parse_proxy, proxy_for
 
-from .transport.test_secrets_in_frames import CANARY, SIGNATURES, full_story
+from .canary import CANARY
+from .transport.test_secrets_in_frames import SIGNATURES, full_story
 
 A, B, C = (Proxy(name, 3128) for name in "abc")
 

@@ -19,8 +19,9 @@ from s3dlio.auth.sigv4 import Credentials
 from s3dlio.config import Config
 from s3dlio.errors import ConfigError, ConnectionFailedError, PermissionDeniedError
 
+from ..canary import CANARY
 from ..servers.proxy import ProxyServer, answer, proxy_in_thread
-from ..transport.test_secrets_in_frames import CANARY, SIGNATURES, full_story
+from ..transport.test_secrets_in_frames import SIGNATURES, full_story
 from .conftest import WriteFiles
 from .fakes import FakeService
 from .test_aws import FILE

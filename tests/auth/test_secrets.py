@@ -14,10 +14,10 @@ from s3dlio.auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, Credentials, Credentia
 from s3dlio.config import Config
 from s3dlio.errors import ConfigError, NoCredentialsError, StoreError
 
+from ..canary import CANARY
 from .conftest import Issuer, WriteFiles
 from .fakes import FakeService
 
-CANARY = "cAnArY0123456789"
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
     "AWS_SECRET_ACCESS_KEY": CANARY,

@@ -18,10 +18,10 @@ from typing import Any
 
 from azure.storage.blob import ContainerClient, generate_container_sas
 
+from ..canary import AZURITE_KEY
 from .process import HOST, ServerExitedError, free_ports, running
 
 ACCOUNT = "devstoreaccount1"
-KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 API_VERSION = "2025-11-05"
 """The newest that this Azurite knows."""
 
@@ -34,7 +34,7 @@ class Azurite:
 
     endpoint: str
     account: str = ACCOUNT
-    key: str = field(default=KEY, repr=False)
+    key: str = field(default=AZURITE_KEY, repr=False)
 
     def environment(self) -> dict[str, str]:
         """The variables by which `az://container` is found here."""

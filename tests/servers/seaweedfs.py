@@ -18,22 +18,25 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from ..canary import CANARY
 from .process import HOST, ServerExitedError, executable, free_ports, running
 
 REGION = "us-east-1"
 DOMAIN = "s3.localhost"
 """`BUCKET.s3.localhost` in the Host header is virtual-host addressing."""
 
+SECRET, READERS_SECRET = f"test-{CANARY}", f"readonly-{CANARY}"
+
 _IDENTITIES = {
     "identities": [
         {
             "name": "test",
-            "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
+            "credentials": [{"accessKey": "testkey", "secretKey": SECRET}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         },
         {
             "name": "readonly",
-            "credentials": [{"accessKey": "rokey", "secretKey": "rosecret"}],
+            "credentials": [{"accessKey": "rokey", "secretKey": READERS_SECRET}],
             "actions": ["Read", "List"],
         },
         {"name": "anonymous", "actions": ["Read:public", "List:public"]},
@@ -48,7 +51,7 @@ class SeaweedFS:
 
     endpoint: str
     access_key: str = "testkey"
-    secret_key: str = field(default="testsecret", repr=False)
+    secret_key: str = field(default=SECRET, repr=False)
     region: str = REGION
 
     def environment(self) -> dict[str, str]:
@@ -63,7 +66,7 @@ class SeaweedFS:
 
     def as_readonly(self) -> SeaweedFS:
         """The same server, with credentials that may only read and list."""
-        return SeaweedFS(self.endpoint, "rokey", "rosecret", self.region)
+        return SeaweedFS(self.endpoint, "rokey", READERS_SECRET, self.region)
 
     def create_bucket(self, name: str) -> None:
         """Create a bucket. Errors: `RuntimeError` with the server's answer."""

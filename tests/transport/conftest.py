@@ -16,13 +16,14 @@ from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.pump_code import wait_for_code
 from s3dlio.transport.tls import openssl_functions
 
+from ..canary import CANARY
 from ..servers.faults import FaultServer, fault_server
 
 BUCKET = "bucket"
 ROOT = f"/{BUCKET}/"
 DATA = bytes(range(256)) * 40
-SECRET = "canary-secret-key/with+signs="
-TOKEN = "canary-session-token"
+SECRET = f"{CANARY}/with+signs="
+TOKEN = f"token-{CANARY}"
 
 MakeStore = Callable[..., S3Store]
 

@@ -45,11 +45,12 @@ from s3dlio.transport.pool import ConnectionPool
 from s3dlio.transport.proxied import take_final
 from s3dlio.transport.tls import openssl_functions
 
+from ..canary import CANARY
 from ..servers import faults
 from ..servers.faults import FaultServer, fault_server
 from ..servers.proxy import Fault, ProxyServer, answer, proxy_server
 from .conftest import BUCKET, DATA, ROOT, MakeStore
-from .test_secrets_in_frames import CANARY, CLOUDS, SIGNATURES, Bearer, full_story, told_secrets
+from .test_secrets_in_frames import CLOUDS, SIGNATURES, Bearer, full_story, told_secrets
 from .test_tls import server_context
 
 MiB = 1 << 20

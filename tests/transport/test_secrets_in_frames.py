@@ -29,12 +29,12 @@ from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
 
+from ..canary import CANARY
 from ..servers.faults import NOTHING, Fault, error_body, fault_server
 from .test_tls import server_context
 
 MiB = 1 << 20
 RESUMABLE = 3 * MiB
-CANARY = "cAnArY0123456789"
 KEY = f"key-{CANARY}".encode()
 CUSTOMER_KEY = 2 * CANARY.encode()
 ENCODED = "|".join(re.escape(base64.b64encode(key).decode()) for key in (KEY, CUSTOMER_KEY))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...servers.seaweedfs import READERS_SECRET
 from .kit import UNRELEASED, Library, Place, case, raises, refusing, tried
 
 MiB = 1 << 20
@@ -358,7 +359,7 @@ def keys_that_change_between_two_clients(lib: Library, at: Place) -> object:
 @case
 def a_read_only_identity(lib: Library, at: Place) -> object:
     at.patch.setenv("AWS_ACCESS_KEY_ID", "rokey")
-    at.patch.setenv("AWS_SECRET_ACCESS_KEY", "rosecret")
+    at.patch.setenv("AWS_SECRET_ACCESS_KEY", READERS_SECRET)
     client = lib.client(s3client_config=lib.own_config())
     return (
         client.get_object(at.bucket, "alone").read(),

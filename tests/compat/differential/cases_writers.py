@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...servers.seaweedfs import READERS_SECRET
 from .contents import ARRAY, LARGE, STATE
 from .kit import Library, Place, case, refusing, tried
 
@@ -323,7 +324,7 @@ def a_missing_bucket_when_writing(lib: Library, at: Place) -> object:
 @case
 def writing_without_permission(lib: Library, at: Place) -> object:
     at.patch.setenv("AWS_ACCESS_KEY_ID", "rokey")
-    at.patch.setenv("AWS_SECRET_ACCESS_KEY", "rosecret")
+    at.patch.setenv("AWS_SECRET_ACCESS_KEY", READERS_SECRET)
     checkpoint = lib.checkpoint(s3client_config=lib.own_config())
     return tried(partial(_published, checkpoint, at.scratch("object"))), at.names()
 

@@ -19,10 +19,9 @@ from s3dlio.config import Config
 from s3dlio.errors import PermissionDeniedError
 from s3dlio.stores.azure.store import AzureStore
 
+from ...canary import CANARY
 from ...servers.azurite import ACCOUNT, Azurite, Certificate, azurite
 from ..conformance import listed
-
-CANARY = "cAnArY0123456789"
 
 
 def token(**claims: Any) -> str:

@@ -25,12 +25,12 @@ from s3dlio.stores.s3.directory import folder_of, parse_session, zone_of
 from s3dlio.stores.s3.route import Variant, route
 from s3dlio.stores.s3.store import S3Store
 
+from ...canary import CANARY
 from ...servers.clouds import WritableS3, serving
 from ...servers.faults import Asked, Fault, FaultServer, Truth, refusal
 
 BUCKET = "data--usw2-az1--x-s3"
 REGION = "us-west-2"
-CANARY = "cAnArY0123456789"
 
 
 def session_body(number: int = 1, expiry: str = "2126-11-27T00:00:00Z") -> bytes:
