@@ -1,7 +1,10 @@
-"""S3 behind a bad network: `python -m tests.servers.bad_network SEED [KEY_AND_CERTIFICATE]`, till standard input ends.
+"""S3 behind a bad network: `python -m tests.servers.bad_network SEED ENDPOINTS [KEY_AND_CERTIFICATE]`.
 
-It prints its endpoint. Two requests in three are answered as they should be, the others as one of :data:`FAULTS` says.
-What an object holds follows from its key, so that whoever reads knows what must come, and it knows what must be sent.
+It prints its endpoints, and serves till standard input ends. Several have the same objects and uploads, and each is
+killed and started again, time and again.
+
+Two requests in three are answered as they should be, the others as one of :data:`FAULTS` says. What an object holds
+follows from its key, so that whoever reads knows what must come, and it knows what must be sent.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import sys
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -61,6 +66,9 @@ _ANY: list[Callable[[random.Random], Fault]] = [
     lambda chance: refusal(500, "InternalError"),
     lambda chance: Fault(stall=NOTHING),
 ]
+CORRUPT = Fault(interim=_EARLY_HINTS)
+"""One bit of a whole object is wrong, which its checksum tells; ranges have none."""
+
 FAULTS: Mapping[str, list[Callable[[random.Random], Fault]]] = {
     "GET": [
         *_ANY,
@@ -71,6 +79,8 @@ FAULTS: Mapping[str, list[Callable[[random.Random], Fault]]] = {
         lambda chance: Fault(lie=some(chance), cut=1 << 40),
         lambda chance: Fault(lie=-some(chance)),
         lambda chance: Fault(raw=b"\x15\x03\x01 no answer at all\r\n\r\n"),
+        lambda chance: Fault(headers={"etag": '"another version"'}),
+        lambda chance: CORRUPT,
     ],
     "PUT": [
         *_ANY,
@@ -86,13 +96,27 @@ FAULTS: Mapping[str, list[Callable[[random.Random], Fault]]] = {
 class BadNetwork(WritableS3):
     """Objects to read, and room for writes, which are compared with what their keys stand for and forgotten."""
 
-    def __init__(self, seed: str, endpoint: str) -> None:
+    def __init__(self, seed: str, networks: list[BadNetwork], endpoint: str) -> None:
         super().__init__(endpoint)
+        networks.append(self)
+        first, self._networks = networks[0], networks
         self.objects = {f"/{BUCKET}/{key}": content(key) for key in (*SMALL, *LARGE)}
         self._headers = {path: _headers(data) for path, data in self.objects.items()}
-        self._chance = random.Random(seed)
+        self.uploads, self.described = first.uploads, first.described
+        self.begun = self._first_upload = len(networks) * 1_000_000
+        self._chance = random.Random(f"{seed}-{len(networks)}")
         self._wrong: list[str] = []
         self._served = 0
+
+    async def live_and_die(self) -> None:
+        """Be killed at random. Uploads that had only just begun, of which nobody may know, are forgotten."""
+        while True:
+            await trio.sleep(self._chance.expovariate(1))
+            for upload in range(self._first_upload + 1, self.begun + 1):
+                if not self.uploads.get(f"upload-{upload}", ("", {0: b""}))[1]:
+                    del self.uploads[f"upload-{upload}"]
+            self._first_upload = self.begun
+            await self.be_down(self._chance.expovariate(2))
 
     def next_fault(self, method: str, target: str) -> Fault:
         chance, self._served = self._chance, self._served + 1
@@ -117,12 +141,20 @@ class BadNetwork(WritableS3):
         truth = super().answer(asked, fault)
         for written in self.objects.keys() - self._headers.keys():
             self._compare(written, self.objects.pop(written))
-        return truth
+        is_object = asked.target.partition("?")[0] in self._headers
+        return self._corrupted(truth) if is_object and fault is CORRUPT else truth
 
     def _get(self, path: str, heard: Mapping[str, str]) -> Truth:
         if path not in self._headers:  # it was written, and is forgotten
             return super()._get(path, heard)
         return ranged(self.objects[path], self._headers[path], heard)
+
+    def _corrupted(self, truth: Truth) -> Truth:
+        if truth.status != 200 or not truth.body:
+            return truth
+        place = self._chance.randrange(len(truth.body))
+        flipped = bytes([truth.body[place] ^ 1])
+        return replace(truth, body=truth.body[:place] + flipped + truth.body[place + 1 :])
 
     def _compare(self, path: str, data: bytes) -> None:
         key = path.removeprefix(f"/{BUCKET}/")
@@ -132,7 +164,9 @@ class BadNetwork(WritableS3):
     @property
     def _state(self) -> dict[str, object]:
         open_uploads = [path for path, _ in self.uploads.values() if not path.endswith(WHEN_LEAVING)]
-        return {"served": self._served, "uploads": open_uploads, "wrong": self._wrong}
+        served = sum(network._served for network in self._networks)
+        wrong = [line for network in self._networks for line in network._wrong]
+        return {"served": served, "uploads": open_uploads, "wrong": wrong}
 
 
 def _headers(data: bytes) -> dict[str, str]:
@@ -142,14 +176,21 @@ def _headers(data: bytes) -> dict[str, str]:
 
 async def main(*arguments: str) -> None:
     """Serve till standard input ends."""
-    seed, *certificate = arguments
+    seed, endpoints, *certificate = arguments
     tls = None
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*certificate)
-    async with fault_server(tls=tls, kind=functools.partial(BadNetwork, seed)) as server:
-        print(server.endpoint, flush=True)
+    networks: list[BadNetwork] = []
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        for _ in range(int(endpoints)):
+            await stack.enter_async_context(fault_server(tls=tls, kind=partial(BadNetwork, seed, networks)))
+        if len(networks) > 1:
+            for network in networks:
+                nursery.start_soon(network.live_and_die)
+        print(",".join(network.endpoint for network in networks), flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

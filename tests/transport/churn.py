@@ -1,10 +1,10 @@
-"""Churn: `python -m tests.transport.churn [--seconds 60] [--seed 1] [--tls]`.
+"""Churn: `python -m tests.transport.churn [--seconds 60] [--seed 1] [--tls] [--endpoints 4]`.
 
 Many tasks read and write over a bad network (:mod:`tests.servers.bad_network`), each cancelled at random, in rounds; a
 round ends when all of them are cancelled together. What arrives is compared byte by byte, and memory that goes back is
 poisoned (:mod:`.poison`). In the middle of each round the process forks, and programs end in mid-transfer
-(:mod:`.leaving`). Between rounds, and at the end, it is looked whether anything is left. Printed is what was done;
-`AssertionError` says what was wrong.
+(:mod:`.leaving`). Of several endpoints each is killed and started again, time and again. Between rounds, and at the
+end, it is looked whether anything is left. Printed is what was done; `AssertionError` says what was wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -289,23 +289,28 @@ async def quiet(store: ParallelStore) -> int:
     """In the store's run: it uses no connection, the pumps no row; how many connections are idle."""
     assert isinstance(store.inner, HttpStore)
     assert store.inner._service is not None
-    pool = store.inner._service.rotation.first.pool
+    rotation = store.inner._service.rotation
+    pools = [upstream.pool for upstream in rotation]
     with trio.fail_after(_PATIENCE):
-        while pool.leased:  # a reading-ahead that was closed ends a moment later
+        while any(pool.leased for pool in pools):  # a reading-ahead that was closed ends a moment later
             await trio.testing.wait_all_tasks_blocked()
+    assert [upstream.load.owed for upstream in rotation] == [0] * len(rotation), "more is awaited than was asked for"
+    assert rotation.late is None or not rotation.late._since, "a first byte is awaited that nobody asked for"
     pumps = [pump for pumps in _pumps.get({}).values() for pump in pumps]
     assert [pump._rows for pump in pumps] == [{}] * len(pumps)
     assert pumps, "nothing was pumped"
-    assert sum(pump.attached for pump in pumps) <= len(pool._idle)
-    assert isinstance(pool._connect, Dialer)
-    assert not pool._connect._watch._since, "a wait is watched that has ended"
-    assert all(connection.stream.waits == 0 for connection, _ in pool._idle)
-    return len(pool._idle)
+    idle = [connection for pool in pools for connection, _ in pool._idle]
+    assert sum(pump.attached for pump in pumps) <= len(idle)
+    for pool in pools:
+        assert isinstance(pool._connect, Dialer)
+        assert not pool._connect._watch._since, "a wait is watched that has ended"
+    assert all(connection.stream.waits == 0 for connection in idle)
+    return len(idle)
 
 
 async def server_state(state: Churn) -> dict[str, object]:
     """What the server says is left, and was wrong."""
-    answer: dict[str, object] = json.loads(await state.store.get(STATE.rpartition("/")[2]))
+    answer: dict[str, object] = json.loads(await persistent(state.store.get, STATE.rpartition("/")[2]))
     return answer
 
 
@@ -333,9 +338,17 @@ async def read_in_child() -> None:
     """By the Trio API, and by the portal."""
     async with s3dlio.open_store(_URI, max_attempts=20, stall_timeout=1.0, part_size=1 << 20) as store:
         for key in (SMALL[3], SMALL[4], LARGE[1]):
-            assert await store.get(key) == content(key)
+            assert await persistent(store.get, key) == content(key)
     blocking = BlockingStore(parse_uri(_URI), Config(max_attempts=20, stall_timeout=1.0))
-    assert await trio.to_thread.run_sync(blocking.get, SMALL[4]) == content(SMALL[4])
+    in_thread = functools.partial(trio.to_thread.run_sync, blocking.get)
+    assert await persistent(in_thread, SMALL[4]) == content(SMALL[4])
+
+
+async def persistent(get: Callable[[str], Awaitable[bytes]], key: str) -> bytes:
+    """What it holds, whatever the network says at first."""
+    while True:
+        with suppress(StoreError):
+            return await get(key)
 
 
 ENDS = ["end", "exit", "interrupt"]
@@ -364,10 +377,10 @@ def resident() -> int:
 
 
 @contextmanager
-def bad_network(seed: int, *, tls: bool) -> Iterator[None]:
-    """The server, in a process of its own; the environment says where it is."""
+def bad_network(seed: int, endpoints: int, *, tls: bool) -> Iterator[None]:
+    """The servers, in a process of their own; the environment says where they are."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.servers.bad_network", str(seed)]
+        command = [sys.executable, "-m", "tests.servers.bad_network", str(seed), str(endpoints)]
         if tls:
             authority, both = trustme.CA(), Path(folder) / "server.pem"
             authority.cert_pem.write_to_path(os.path.join(folder, "authority.pem"))
@@ -400,13 +413,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--endpoints", type=int, default=1)
     options = parser.parse_args()
     hasten()
     logging.getLogger("s3dlio").setLevel(logging.ERROR)  # that an attempt failed is no news here
     graveyard = Graveyard()
     watch_buffers(graveyard)
     assert wait_for_code(120, openssl_functions() if options.tls else None)
-    with bad_network(options.seed, tls=options.tls):
+    with bad_network(options.seed, options.endpoints, tls=options.tls):
         before = open_sockets()
         report = trio.run(churn, options.seconds, options.seed, graveyard)
         portal().close()
