@@ -173,6 +173,35 @@ async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
     assert all(record.levelno <= logging.WARNING for record in caplog.records)
 
 
+async def test_what_is_under_way_at_one_that_is_killed_goes_on_elsewhere(
+    servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
+) -> None:
+    store, gone = store_of(servers), servers[0]
+    await read(store, 12)
+    for server in servers:
+        server.requests.clear()
+        server.always = Fault(pace=(256 << 10, 0.1))
+    async with trio.open_nursery() as nursery:
+        for _ in range(18):
+            nursery.start_soon(read_large, store)
+        await trio.sleep(0.35)
+        await kill(gone)
+        before = len(gone.requests)
+        assert before >= 3
+    resumed = [asked for server in servers[1:] for asked in server.requests if asked.range is not None]
+    assert len(resumed) >= before
+    assert not any(str(asked.range).startswith("bytes=0-") for asked in resumed), "read again from its beginning"
+    assert len(gone.requests) == before
+    gone.restart.set()
+    await trio.sleep(31)
+    await read(store, 30)
+    assert len(gone.requests) > before
+
+
+async def read_large(store: S3Store) -> None:
+    assert await store.get("large") == LARGE
+
+
 async def test_probes_become_rare(
     servers: list[FaultServer], store_of: Open, autojump_clock: trio.testing.MockClock
 ) -> None:
