@@ -25,11 +25,7 @@ _ENOUGH = 20
 
 _EARNS = 0.02
 _MOST_EARNED = 8.0
-_LOOKS = 4
-"""How often a late wait is looked at, in the time that makes it late, while no change has been earned."""
-
 _SHORTEST = 0.005
-_UNKNOWN = 0.05
 
 
 class Percentile:
@@ -39,13 +35,14 @@ class Percentile:
     """
 
     def __init__(self) -> None:
-        self._seen = 0
+        self.seen = 0
+        """How many."""
         self._value = 0.0
 
     def see(self, value: float) -> None:
         """Take one more into account."""
-        self._seen += 1
-        if self._seen <= _ENOUGH:
+        self.seen += 1
+        if self.seen <= _ENOUGH:
             self._value = max(self._value, value)
         else:
             self._value *= math.exp(_STEP * (_PART - (value <= self._value)))
@@ -53,7 +50,7 @@ class Percentile:
     @property
     def value(self) -> float:
         """What it is; infinite while too few were seen."""
-        return max(self._value, _SHORTEST) if self._seen >= _ENOUGH else math.inf
+        return max(self._value, _SHORTEST) if self.seen >= _ENOUGH else math.inf
 
 
 class LateWatch:
@@ -65,6 +62,7 @@ class LateWatch:
         self._earned = 0.0
         self._since: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self._looking = False
+        self._news = trio.Event()
 
     def begin(self, wait: Hashable, give_up: Callable[[], object]) -> None:
         """A wait begins, which `give_up` ends when it is late; :meth:`end` has to follow in any case."""
@@ -73,29 +71,36 @@ class LateWatch:
         if not self._looking:
             self._looking = True
             trio.lowlevel.spawn_system_task(self._look_on, name="s3dlio late requests")
+        elif self._earned - _EARNS < 1 <= self._earned:
+            self._news.set()
 
     def end(self, wait: Hashable) -> None:
         """It is over, by a first byte or otherwise. Also again."""
         noted = self._since.pop(wait, None)
         if noted is not None:
             self.first_byte.see(trio.current_time() - noted[0])
+            if not self._since or self.first_byte.seen == _ENOUGH:
+                self._news.set()
 
     async def _look_on(self) -> None:
         try:
             while self._since:
-                limit = self.first_byte.value
-                oldest, _ = next(iter(self._since.values()))
-                now = trio.current_time()
-                pause = limit / _LOOKS
-                await trio.sleep_until(max(oldest + limit, now + pause) if limit < math.inf else now + _UNKNOWN)
+                with trio.move_on_at(self._due()):
+                    await self._news.wait()
+                self._news = trio.Event()
                 self._give_up_late()
         finally:
             self._looking = False
 
+    def _due(self) -> float:
+        """When the oldest wait may be given up, in Trio's time; never before a change has been earned."""
+        oldest, _ = next(iter(self._since.values()))
+        return oldest + self.first_byte.value if self._earned >= 1 else math.inf
+
     def _give_up_late(self) -> None:
-        due = trio.current_time() - self.first_byte.value
+        now, limit = trio.current_time(), self.first_byte.value
         for wait, (since, give_up) in list(self._since.items()):
-            if since > due or self._earned < 1:
+            if since + limit > now or self._earned < 1:
                 return
             self._earned -= 1
             self.end(wait)
