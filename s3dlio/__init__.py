@@ -19,6 +19,7 @@ from .endpoint_stats import EndpointStats, Stats
 from .errors import (
     AlreadyExistsError,
     BucketNotFoundError,
+    BulkError,
     ConfigError,
     ConnectionFailedError,
     ConnectTimeoutError,
@@ -68,26 +69,62 @@ from .model import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .blocking import delete, exists, get, put, stat, stats
-    from .blocking import list as list  # not in `__all__`, as `import *` would put it in the place of Python's own
+    from .blocking import (
+        Folder,
+        Listing,
+        ObjectWriter,
+        copy,
+        delete,
+        delete_many,
+        download,
+        exists,
+        get,
+        get_into,
+        get_many,
+        get_range,
+        glob,
+        move,
+        put,
+        put_bytes,
+        put_many,
+        stat,
+        stats,
+        sync,
+        upload,
+        walk,
+    )
+    from .blocking import list as list  # not in `__all__`, as `import *` would put them in the place of Python's own
+    from .blocking import open as open
+    from .mirror import Transferred
     from .stores.store import ObjectStore
     from .transfer import ParallelStore, PartWriter
     from .urls import open_store
 
-_VERBS = dict.fromkeys(("delete", "exists", "get", "list", "put", "stat", "stats"), "blocking")
-_STORES = {"ObjectStore": "stores.store", "ParallelStore": "transfer", "PartWriter": "transfer", "open_store": "urls"}
+_ONE = ("delete", "exists", "get", "get_into", "get_range", "put", "put_bytes", "stat")
+_MANY = ("delete_many", "get_many", "list", "put_many", "stats")
+_TREES = ("copy", "download", "glob", "move", "open", "sync", "upload", "walk")
+_VERBS = dict.fromkeys((*_ONE, *_MANY, *_TREES, "Folder", "Listing", "ObjectWriter"), "blocking")
+_STORES = {
+    "ObjectStore": "stores.store",
+    "ParallelStore": "transfer",
+    "PartWriter": "transfer",
+    "Transferred": "mirror",
+    "open_store": "urls",
+}
 __getattr__, __dir__ = attach(__name__, _VERBS | _STORES)
 
 __all__ = [
     "AlreadyExistsError",
     "BoundedRange",
     "BucketNotFoundError",
+    "BulkError",
     "Config",
     "ConfigError",
     "ConnectTimeoutError",
     "ConnectionFailedError",
     "EndpointStats",
     "ErrorContext",
+    "Folder",
     "GetOptions",
     "GetResult",
     "IntegrityError",
@@ -95,12 +132,14 @@ __all__ = [
     "InvalidUriError",
     "ListOptions",
     "ListPage",
+    "Listing",
     "NoCredentialsError",
     "NotFoundError",
     "NotModifiedError",
     "ObjectChangedError",
     "ObjectMeta",
     "ObjectStore",
+    "ObjectWriter",
     "OffsetRange",
     "ParallelStore",
     "Part",
@@ -125,16 +164,30 @@ __all__ = [
     "StoredChecksum",
     "SuffixRange",
     "ThrottledError",
+    "Transferred",
     "UnsupportedError",
     "Upload",
     "UploadNotFoundError",
     "WrongRegionError",
     "__version__",
+    "copy",
     "delete",
+    "delete_many",
+    "download",
     "exists",
     "get",
+    "get_into",
+    "get_many",
+    "get_range",
+    "glob",
+    "move",
     "open_store",
     "put",
+    "put_bytes",
+    "put_many",
     "stat",
     "stats",
+    "sync",
+    "upload",
+    "walk",
 ]

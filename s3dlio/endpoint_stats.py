@@ -80,11 +80,12 @@ def _row(each: EndpointStats) -> tuple[str, ...]:
     connections = f"{each.connections_in_use} in use, {each.connections_idle} idle"
     return (
         *(each.endpoint, each.state, f"{each.requests:,}", failures or "none"),
-        *(_size(each.received), _size(each.sent), connections),
+        *(size_text(each.received), size_text(each.sent), connections),
     )
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """So many bytes, for a person to read."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -7,7 +7,9 @@ the endpoint, the answer and the attempts; it never holds a credential, a signed
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 
@@ -186,6 +188,26 @@ class WrongRegionError(RequestError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.context, self.region)
+
+
+class BulkError(StoreError):
+    """Some of many objects failed. `failures` tells which and why, by URI; `done` is what the call would have returned
+    for the others, of which all were tried unless the message says that an outage ended it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        context: ErrorContext | None = None,
+        failures: Mapping[str, Exception] = MappingProxyType({}),
+        done: Any = (),
+    ) -> None:
+        super().__init__(message, context)
+        self.failures = dict(failures)
+        self.done = done
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.context, self.failures, self.done)
 
 
 OUTAGES = (ConnectionFailedError, StallError, RequestTimeoutError, ThrottledError, ServerError)

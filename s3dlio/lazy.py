@@ -11,7 +11,7 @@ from typing import Any
 def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` for `package`, where `homes` says, for each name, the module below it that has it.
 
-    Source: PEP 562.
+    `dir` tells the public names alone: those and what the package has in `__all__`. Source: PEP 562.
     """
 
     def get(name: str) -> Any:
@@ -21,4 +21,4 @@ def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *homes})
+    return get, lambda: sorted({*sys.modules[package].__all__, *homes})

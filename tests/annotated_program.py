@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import trio
@@ -81,7 +81,7 @@ async def program(uri: str) -> None:
 def script(uri: str) -> None:
     put: PutResult = s3dlio.put(f"{uri}/b", b"content")
     meta: ObjectMeta = s3dlio.stat(f"{uri}/b")
-    listed: Iterator[ObjectMeta] = s3dlio.list(f"{uri}/b")
+    listed: Sequence[ObjectMeta] = s3dlio.list(f"{uri}/b")
     assert [item.key for item in listed] == [meta.key]
     content: bytes = s3dlio.get(f"{uri}/b", config=s3dlio.Config())
     there: bool = s3dlio.exists(f"{uri}/b")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -47,7 +48,7 @@ def gcs_bucket() -> Iterator[GCSServer]:
 
 
 @contextmanager
-def _place_of(scheme: str, request: pytest.FixtureRequest) -> Iterator[Place]:
+def place_of(scheme: str, request: pytest.FixtureRequest) -> Iterator[Place]:
     """The guide's names of buckets, and for files a directory of the test's own, on a disk."""
     if scheme == "s3":
         s3: SeaweedFS = request.getfixturevalue("s3_bucket")
@@ -58,6 +59,8 @@ def _place_of(scheme: str, request: pytest.FixtureRequest) -> Iterator[Place]:
     elif scheme == "gs":
         gcs: GCSServer = request.getfixturevalue("gcs_bucket")
         yield Place("gs://bucket", "bucket", {"STORAGE_EMULATOR_HOST": gcs.endpoint})
+    elif scheme == "memory":
+        yield Place("memory://bucket", "bucket")
     else:
         with tempfile.TemporaryDirectory(dir=Path(__file__).parents[1], prefix=".disk-") as name:
             yield Place(f"{scheme}://{name}", name)
@@ -66,7 +69,7 @@ def _place_of(scheme: str, request: pytest.FixtureRequest) -> Iterator[Place]:
 @pytest.fixture(params=SCHEMES)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """A place of each scheme, one after the other."""
-    with _place_of(request.param, request) as made:
+    with place_of(request.param, request) as made:
         yield made
 
 
@@ -74,11 +77,20 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 def places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Place]]:
     """One place of each scheme, side by side, with the variables that lead to all of them."""
     with ExitStack() as stack:
-        made = [stack.enter_context(_place_of(scheme, request)) for scheme in SCHEMES]
+        made = [stack.enter_context(place_of(scheme, request)) for scheme in SCHEMES]
         for place in made:
             for name, value in place.environment.items():
                 monkeypatch.setenv(name, value)
         yield made
+
+
+@pytest.fixture(params=(*SCHEMES, "memory"))
+def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an empty folder, with a slash at its end, in a place of each scheme, and the variables to reach it."""
+    with place_of(request.param, request) as place:
+        for name, value in place.environment.items():
+            monkeypatch.setenv(name, value)
+        yield f"{place.root}/{uuid4()}/"
 
 
 @pytest.fixture

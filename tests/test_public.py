@@ -24,8 +24,8 @@ PUBLIC = (
     "s3dlio.compat.s3torchconnector.dcp",
     "s3dlio.compat.s3torchconnector.lightning",
 )
-_WITH_LIST = ("s3dlio", "s3dlio.blocking")
-"""They have it, and do not list it, as `import *` would put it in the place of Python's own."""
+_WITH_BUILTINS = ("s3dlio", "s3dlio.blocking")
+"""They have verbs of such names, and do not list them, as `import *` would put them in the place of Python's own."""
 
 _MEASURED = re.compile(r"(?:.*_)?(?:size|sizes|bytes|timeout|offset|start|end|limit|position|length)")
 _UNIT = re.compile(r"\b(?:bytes?|[KMG]iB|seconds|keys|entries|objects|parts|digits)\b")
@@ -35,7 +35,7 @@ _FAILS = re.compile(r"\bErrors?\b|Error\b|\braises?\b", re.IGNORECASE)
 def names() -> Iterator[tuple[str, str]]:
     for module in map(import_module, PUBLIC):
         yield from ((module.__name__, name) for name in module.__all__)
-    yield from ((module, "list") for module in _WITH_LIST)
+    yield from ((module, name) for module in _WITH_BUILTINS for name in ("list", "open"))
 
 
 def described(found: object) -> str:

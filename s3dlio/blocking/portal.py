@@ -109,6 +109,12 @@ class Job(Generic[T]):
         self._work = None  # it holds what the caller gave, such as the body of a put
         self._done.release()
 
+    def wait(self, timeout: float) -> bool:
+        """Whether it is over, now or after at most `timeout` seconds."""
+        if over := self._done.acquire(timeout=timeout):
+            self._done.release()
+        return over
+
     def result(self) -> T:
         """Wait, and give what the coroutine returned, once.
 

@@ -13,7 +13,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..auth.environment import environment_mark
@@ -23,7 +23,7 @@ from ..errors import ErrorContext, RangeError, StoreError
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore, PartWriter
-from ..urls import Uri, open_store
+from ..urls import Uri, open_store, parse_object_uri, parse_uri
 from .portal import BlockingPortal, Job, portal
 
 if TYPE_CHECKING:
@@ -65,13 +65,14 @@ class BlockingStore:
     async def _do(self, here: BlockingPortal, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
         return await verb(self.opened(here))
 
-    def _call(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
+    def call(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> T:
+        """What `verb` gives, which is awaited on the portal's thread, with the store itself. Errors: its."""
         here = portal()
         return here.call(self._do, here, verb)
 
     def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
         """The whole object `key`. `known`, from a listing, saves finding out how large it is."""
-        return self._call(lambda store: store.get(key, known=known))
+        return self.call(lambda store: store.get(key, known=known))
 
     def read_range(self, key: str, start: int, end: int, *, if_match: str | None = None) -> tuple[bytes, GetResult]:
         """Bytes `start` to `end` of `key`, fewer where the object ends, and what they are of; of an empty object none.
@@ -91,7 +92,7 @@ class BlockingStore:
                 return b"", GetResult(meta, 0, 0)
             return sink.data, result
 
-        return self._call(read)
+        return self.call(read)
 
     def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
         """Fill `view` (writable, contiguous) with the bytes of `key` from `start`, in parallel where it is large.
@@ -99,7 +100,7 @@ class BlockingStore:
         `if_match` is the etag of the version to read. Errors: `IntegrityError` where the object ends before the view is
         full; `ObjectChangedError`.
         """
-        return self._call(lambda store: store.get_into(key, view, start=start, if_match=if_match))
+        return self.call(lambda store: store.get_into(key, view, start=start, if_match=if_match))
 
     def begin_get_into(
         self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None
@@ -116,11 +117,11 @@ class BlockingStore:
 
     def head(self, key: str) -> ObjectMeta:
         """The metadata of the object `key`."""
-        return self._call(lambda store: store.head(key))
+        return self.call(lambda store: store.head(key))
 
     def exists(self, key: str) -> bool:
         """Whether the object `key` is there. Errors: those other than its absence."""
-        return self._call(lambda store: store.exists(key))
+        return self.call(lambda store: store.exists(key))
 
     def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         """Write the object `key`, in parallel parts where `data`, any contiguous buffer, is large. It appears whole.
@@ -129,23 +130,23 @@ class BlockingStore:
         `AlreadyExistsError`; `TypeError` for what is no buffer.
         """
         view = flat(data)
-        return self._call(lambda store: store.put(key, view, options))
+        return self.call(lambda store: store.put(key, view, options))
 
     def delete(self, key: str) -> None:
         """Remove the object `key`, if it is there."""
-        self._call(lambda store: store.delete(key))
+        self.call(lambda store: store.delete(key))
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Remove the objects `keys`. Errors: the first failure, when all were tried."""
         listed = list(keys)  # here, as it may be the caller's own generator
-        self._call(lambda store: store.delete_many(listed))
+        self.call(lambda store: store.delete_many(listed))
 
     def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         """Copy the object `source` to `target`, on the server; `source_bucket` is another one of the same service.
 
         Errors: `UnsupportedError` where the store cannot copy from another bucket.
         """
-        return self._call(lambda store: store.copy(source, target, source_bucket=source_bucket))
+        return self.call(lambda store: store.copy(source, target, source_bucket=source_bucket))
 
     def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
         """The pages of what starts with `prefix`. While one is looked at, the next is on its way; no more than that.
@@ -172,7 +173,7 @@ class BlockingStore:
 
     def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
-        return self._call(lambda store: store.list_page(prefix, options))
+        return self.call(lambda store: store.list_page(prefix, options))
 
     def stats(self) -> Stats:
         """What was asked of the store's endpoints by this process so far."""
@@ -180,7 +181,7 @@ class BlockingStore:
         async def tell(store: ParallelStore) -> Stats:
             return store.stats()
 
-        return self._call(tell)
+        return self.call(tell)
 
     def open_writer(self, key: str, options: PutOptions = PutOptions()) -> BlockingWriter:
         """A writer of the object `key`, of any length; `options` are as in :meth:`put`.
@@ -188,6 +189,20 @@ class BlockingStore:
         Nothing is sent before the first full part, or :meth:`BlockingWriter.close`.
         """
         return BlockingWriter(self, key, options)
+
+
+def locate(uri: str, config: Config | None) -> tuple[BlockingStore, str]:
+    """The bucket of the object at `uri`, and its key. Errors: `InvalidUriError`, `ConfigError`; `TypeError`."""
+    config = config or Config()
+    parsed = parse_object_uri(uri, config)
+    return BlockingStore(replace(parsed, key=""), config), parsed.key
+
+
+def locate_prefix(uri: str, config: Config | None) -> tuple[BlockingStore, str]:
+    """The bucket of the objects whose URIs begin with `uri`, and how their keys begin. Errors: as :func:`locate`."""
+    config = config or Config()
+    parsed = parse_uri(uri, config)
+    return BlockingStore(replace(parsed, key=""), config), parsed.key
 
 
 class BlockingWriter:

@@ -307,8 +307,8 @@ class HttpStore(ObjectStore):
     def stats(self) -> Stats:
         return self._service.stats if self._service is not None else Stats()
 
-    async def delete_many(self, keys: Iterable[str]) -> None:
-        raise_first(await each(self.delete, keys))
+    async def delete_each(self, keys: Iterable[str]) -> Sequence[StoreError]:
+        return await each(self.delete, keys)
 
     async def aclose(self) -> None:
         if self._service is not None:
@@ -489,10 +489,3 @@ async def each(do: Callable[[T], Awaitable[None]], items: Iterable[T]) -> list[S
             await limiter.acquire_on_behalf_of(number)
             nursery.start_soon(one, number, item)
     return [failures[number] for number in sorted(failures)]
-
-
-def raise_first(failures: Sequence[StoreError]) -> None:
-    """Raise the first of `failures`, if there are any, with a note of how many there are."""
-    if failures:
-        failures[0].add_note(f"{len(failures)} objects in all could not be removed")
-        raise failures[0]

@@ -7,7 +7,7 @@ Splitting large objects into parallel parts is :mod:`s3dlio.transfer`'s work, on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
@@ -198,7 +198,7 @@ class ObjectStore(ABC):
         """For a store whose :meth:`head` cannot tell. Errors: `BucketNotFoundError`."""
         return
 
-    async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncIterator[ListPage]:
+    async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncGenerator[ListPage]:
         """All pages of a listing. While one is looked at, the next is on its way; no more than that.
 
         With a `delimiter`, keys that have it after the prefix are shown once for all. Keys up to `start_after` are
@@ -217,14 +217,19 @@ class ObjectStore(ABC):
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove the objects of `keys`. All are tried; the first failure is raised at the end."""
-        failure: Exception | None = None
+        if failures := await self.delete_each(keys):
+            failures[0].add_note(f"{len(failures)} objects in all could not be removed")
+            raise failures[0]
+
+    async def delete_each(self, keys: Iterable[str]) -> Sequence[StoreError]:
+        """Remove the objects of `keys`. All are tried; what failed, an error with its `key` for each."""
+        failures: list[StoreError] = []
         for key in keys:
             try:
                 await self.delete(key)
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+            except StoreError as error:
+                failures.append(error)
+        return failures
 
     async def __aenter__(self) -> Self:
         return self

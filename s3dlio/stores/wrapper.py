@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..endpoint_stats import Stats
+from ..errors import StoreError
 from ..model import (
     BoundedRange,
     GetOptions,
@@ -73,8 +74,8 @@ class WrapperStore(ObjectStore):
     async def delete(self, key: str) -> None:
         await self.inner.delete(self._inward(key))
 
-    async def delete_many(self, keys: Iterable[str]) -> None:
-        await self.inner.delete_many(self._inward(key) for key in keys)
+    async def delete_each(self, keys: Iterable[str]) -> Sequence[StoreError]:
+        return await self.inner.delete_each(self._inward(key) for key in keys)
 
     async def copy(self, source: str, target: str, *, source_bucket: str | None = None) -> PutResult:
         inside = source if source_bucket is not None else self._inward(source)

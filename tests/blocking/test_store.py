@@ -11,7 +11,8 @@ import pytest
 import trio.testing
 
 import s3dlio
-from s3dlio import blocking, urls
+from s3dlio import urls
+from s3dlio.blocking import store as handles
 from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
@@ -61,7 +62,7 @@ def test_a_call_splits_its_uri_once_and_makes_one_config(
         return Config()
 
     monkeypatch.setitem(urls._KINDS, scheme, kind._replace(split=split))
-    for module in (blocking, urls):
+    for module in (handles, urls):
         monkeypatch.setattr(module, "Config", made)
     uri = f"{place.root}/split-{uuid4()}"
     s3dlio.put(uri, b"data")

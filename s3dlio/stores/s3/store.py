@@ -51,7 +51,7 @@ from ...transport.download import Download
 from ...transport.http1 import http_date, parse_size, quote_path
 from ...transport.service import Service
 from ...transport.upstream import Fault, Request, seconds
-from ..http import HeaderNames, HttpStore, conditions, each, open_service, raise_first, read_removed, settled
+from ..http import HeaderNames, HttpStore, conditions, each, open_service, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
@@ -167,13 +167,13 @@ class S3Store(HttpStore):
             if error.code != "NoSuchKey":
                 raise
 
-    async def delete_many(self, keys: Iterable[str]) -> None:
+    async def delete_each(self, keys: Iterable[str]) -> Sequence[StoreError]:
         rest = iter(keys)
         failures: list[StoreError] = []
         while batch := list(islice(rest, _DELETE_BATCH)):
             failures += await self._delete_batch([key for key in batch if _fits_batch(key)])
             failures += await each(self.delete, [key for key in batch if not _fits_batch(key)])
-        raise_first(failures)
+        return failures
 
     async def _delete_batch(self, keys: Sequence[str]) -> list[StoreError]:
         """Remove them in one request; one by one where the server has no such request, as Google's has not."""
