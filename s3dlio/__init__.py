@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         get_range,
         glob,
         move,
+        presign,
         put,
         put_bytes,
         put_many,
@@ -100,7 +101,7 @@ if TYPE_CHECKING:
     from .transfer import ParallelStore, PartWriter
     from .urls import open_store
 
-_ONE = ("delete", "exists", "get", "get_into", "get_range", "put", "put_bytes", "stat")
+_ONE = ("delete", "exists", "get", "get_into", "get_range", "presign", "put", "put_bytes", "stat")
 _MANY = ("delete_many", "get_many", "list", "put_many", "stats")
 _TREES = ("copy", "download", "glob", "move", "open", "sync", "upload", "walk")
 _VERBS = dict.fromkeys((*_ONE, *_MANY, *_TREES, "Folder", "Listing", "ObjectWriter"), "blocking")
@@ -182,6 +183,7 @@ __all__ = [
     "glob",
     "move",
     "open_store",
+    "presign",
     "put",
     "put_bytes",
     "put_many",

@@ -13,7 +13,7 @@ from .listing import Listing
 from .many import delete_many, get_many, put_many
 from .store import BlockingStore, BlockingWriter
 from .transfers import copy, download, move, sync, upload
-from .verbs import Folder, delete, exists, get, get_into, get_range, glob, put, put_bytes, stat, stats, walk
+from .verbs import Folder, delete, exists, get, get_into, get_range, glob, presign, put, put_bytes, stat, stats, walk
 
 # not in `__all__`, as `import *` would put them in the place of Python's own
 from .verbs import list as list
@@ -37,6 +37,7 @@ __all__ = [
     "get_range",
     "glob",
     "move",
+    "presign",
     "put",
     "put_bytes",
     "put_many",

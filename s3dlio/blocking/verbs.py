@@ -116,6 +116,17 @@ def exists(uri: str, *, config: Config | None = None) -> bool:
     return store.exists(key)
 
 
+def presign(uri: str, *, method: str = "GET", seconds: int = 3600, config: Config | None = None) -> str:
+    """A URL by which whoever has it may do `method` (GET or PUT) with the object at `uri`, for so many seconds.
+
+    So it is a secret. S3 has such URLs, of a week at most, and of the configured region. No request is sent. `config`
+    has the settings, by default the environment's. Errors: `UnsupportedError` for other schemes; `NoCredentialsError`;
+    `ValueError` for more than a week.
+    """
+    store, key = locate(uri, config)
+    return store.call(lambda opened: opened.presign(key, method=method, seconds=seconds))
+
+
 def delete(uri: str, *, config: Config | None = None) -> None:
     """Remove the object at `uri`. Removing an absent one succeeds.
 

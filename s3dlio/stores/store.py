@@ -122,6 +122,14 @@ class ObjectStore(ABC):
         """
         raise UnsupportedError("this store copies in one request", ErrorContext(key=copy.upload.key))
 
+    async def presign(self, key: str, *, method: str = "GET", seconds: int = 3600) -> str:
+        """A URL by which whoever has it may do `method` (GET or PUT) with the object, for so many seconds: a secret.
+
+        No request is sent. Errors: `UnsupportedError` where the store has no such URLs; `NoCredentialsError`;
+        `ValueError` for more than a week.
+        """
+        raise UnsupportedError(f"there are no signed URLs of {self.uri}", ErrorContext("presign", key=key))
+
     def stats(self) -> Stats:
         """What was asked of the store's endpoints since it was opened; without numbers where it has none."""
         return Stats()

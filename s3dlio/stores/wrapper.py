@@ -50,6 +50,9 @@ class WrapperStore(ObjectStore):
     def uri(self) -> str:
         return self.inner.uri
 
+    async def presign(self, key: str, *, method: str = "GET", seconds: int = 3600) -> str:
+        return await self.inner.presign(self._inward(key), method=method, seconds=seconds)
+
     def stats(self) -> Stats:
         return self.inner.stats()
 

@@ -55,7 +55,7 @@ from ..http import HeaderNames, HttpStore, conditions, each, open_service, read_
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
-from . import checksums, copying
+from . import checksums, copying, presigning
 from .directory import check_listing, folder_of, parse_session, picked, zone_of
 from .encryption import check_secrecy, encryption_headers
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
@@ -127,8 +127,7 @@ class S3Store(HttpStore):
     async def look_up_checksum(self, key: str) -> ObjectMeta | None:
         """Of AWS alone: elsewhere it would be a request for what few servers have."""
         try:
-            await self._reach()
-            if self._route is None or not self._route.aws:
+            if not await self._at_amazon():
                 return None
             answer = await self._send(self._request(self._head, "HEAD", key, headers=checksums.ASK))
         except StoreError:
@@ -265,6 +264,10 @@ class S3Store(HttpStore):
         await self._check_sent(request, answer)
         checksum = None if value is None else StoredChecksum(ALGORITHM, value)
         return Part(number, answer.headers["etag"], memoryview(data).nbytes, checksum)
+
+    async def presign(self, key: str, *, method: str = "GET", seconds: int = 3600) -> str:
+        await self._reach()
+        return await presigning.presign(self._route, self._credentials, self._path(key), method, seconds)
 
     async def _at_amazon(self) -> bool:
         await self._reach()
