@@ -29,8 +29,7 @@ def _match(pattern: Sequence[str], names: Sequence[str]) -> bool:
     if not pattern:
         return not names
     if pattern[0] == "**":
-        most = len(names) + 1 if len(pattern) > 1 else len(names)
-        return any(_match(pattern[1:] or ["*"], names[passed:]) for passed in range(most))
+        return any(_match(pattern[1:] or ["*"], names[passed:]) for passed in range(len(names)))
     return bool(names) and fnmatchcase(names[0], pattern[0]) and _match(pattern[1:], names[1:])
 
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+import s3dlio
 from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
@@ -77,3 +78,28 @@ def test_a_forked_child_goes_on_by_itself(pages: Generator[ListPage]) -> None:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert keys_in(pages) == KEYS[1000:]
+
+
+def test_a_listing_is_gone_through_anew_and_kept_when_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").touch()
+    asked = 0
+    real = LocalStore.list_page
+
+    async def counted(store: LocalStore, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
+        nonlocal asked
+        asked += 1
+        return await real(store, prefix, options)
+
+    monkeypatch.setattr(LocalStore, "list_page", counted)
+    listing = s3dlio.list(f"file://{tmp_path}/")
+    assert asked == 0
+    assert [meta.key for meta in listing] == [meta.key for meta in listing] == ["a"]
+    assert asked == 2
+    (tmp_path / "b").touch()
+    assert (len(listing), listing[1].key) == (2, "b")
+    assert "2 objects" in repr(listing)
+    (tmp_path / "c").touch()
+    assert [meta.key for meta in listing] == ["a", "b"]
+    assert asked == 3

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 import s3dlio
 from s3dlio import BulkError, Config, InvalidUriError, NotFoundError, PutOptions, ServerError
@@ -142,6 +145,32 @@ def test_what_was_ended_goes_on_where_it_stopped(memory: str, tmp_path: Path, fa
     fails.clear()
     rest = s3dlio.sync(memory, tmp_path, max_in_flight=4)
     assert caught.value.done.bytes + rest.bytes == 100_000
+    assert files_in(tmp_path) == tree
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_stopped(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {f"{number:03}": bytes(1000) for number in range(100)}
+    fill(memory, tree)
+    main, read, done = threading.get_ident(), list[int](), False
+    real = MemoryStore.fetch
+
+    async def fetch(store: MemoryStore, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
+        if len(read) == 50 and not done:
+            signal.pthread_kill(main, signal.SIGINT)
+            await trio.sleep_forever()
+        result = await real(store, key, sink, options)
+        read.append(result.end - result.start)
+        return result
+
+    monkeypatch.setattr(MemoryStore, "fetch", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        s3dlio.sync(memory, tmp_path, max_in_flight=4)
+    assert 0 < len(files_in(tmp_path)) <= 50
+    done = True
+    s3dlio.sync(memory, tmp_path, max_in_flight=4)
+    assert sum(read) <= 1.05 * sum(map(len, tree.values()))
     assert files_in(tmp_path) == tree
 
 
