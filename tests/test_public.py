@@ -109,3 +109,10 @@ def test_importing_all_names_replaces_none_of_pythons_own(module: str) -> None:
 def test_what_opens_and_writes_has_names_to_annotate_with() -> None:
     assert inspect.signature(s3dlio.open_store).return_annotation == "ParallelStore"
     assert {"ParallelStore", "PartWriter", "ObjectStore"} <= set(s3dlio.__all__)
+
+
+def test_completion_shows_the_public_names_alone() -> None:
+    assert set(dir(s3dlio)) == {*s3dlio.__all__, "list", "open"}
+    with pytest.raises(AttributeError) as caught:
+        s3dlio.lsit  # noqa: B018
+    assert (caught.value.name, caught.value.obj) == ("lsit", s3dlio)  # by these Python asks whether `list` was meant

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import s3dlio
-from s3dlio import BucketNotFoundError, Config, NotFoundError, StoreError
+from s3dlio import BucketNotFoundError, BulkError, Config, NotFoundError, StoreError
 from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.urls import parse_uri
@@ -31,6 +32,16 @@ VERBS: dict[str, Callable[[str, Config | None], Any]] = {
     "stat": lambda uri, config: s3dlio.stat(uri, config=config),
     "exists": lambda uri, config: s3dlio.exists(uri, config=config),
     "delete": lambda uri, config: s3dlio.delete(uri, config=config),
+}
+MORE_VERBS: dict[str, Callable[[str, Config | None], Any]] = {
+    "get_into": lambda uri, config: s3dlio.get_into(uri, bytearray(4), config=config),
+    "get_many": lambda uri, config: s3dlio.get_many([uri], config=config),
+    "put_many": lambda uri, config: s3dlio.put_many([(uri, b"data")], config=config),
+    "glob": lambda uri, config: list(s3dlio.glob(uri, config=config)),
+    "walk": lambda uri, config: list(s3dlio.walk(uri, config=config)),
+    "open": lambda uri, config: s3dlio.open(uri, config=config).close(),
+    "copy": lambda uri, config: s3dlio.copy(uri, f"{uri}2", config=config),
+    "delete_many": lambda uri, config: s3dlio.delete_many([uri], config=config),
 }
 
 
@@ -50,6 +61,21 @@ def test_every_verb_takes_a_config(
         VERBS[verb](f"s3://{bucket}/key", None)
     listed = list(s3dlio.list(f"s3://{bucket}/", config=config))
     assert [item.key for item in listed] == ([] if verb == "delete" else ["key"])
+
+
+@pytest.mark.parametrize("verb", MORE_VERBS)
+def test_every_other_verb_takes_a_config(s3_bucket: SeaweedFS, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    for name, value in s3_bucket.environment().items():
+        monkeypatch.setenv(name, value)
+    config = Config(region="us-east-1", max_attempts=1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3dlio.put("s3://bucket/config/key", b"data", config=config)
+    MORE_VERBS[verb]("s3://bucket/config/key", config)
+    with pytest.raises(StoreError) as caught:
+        MORE_VERBS[verb]("s3://bucket/config/key", None)
+    failed = caught.value
+    assert isinstance(failed.__cause__ if isinstance(failed, BulkError) else failed, ConnectionError)
 
 
 def test_unsigned_requests_can_be_asked_for_as_the_error_says() -> None:
@@ -150,6 +176,22 @@ def test_what_cannot_be_put_is_refused_with_what_can(bucket: str) -> None:
     with pytest.raises(TypeError, match="buffer is wanted"):
         BlockingStore(parse_uri(f"s3://{bucket}"), Config()).open_writer("key").write(wrong)
     assert list(s3dlio.list(f"s3://{bucket}/")) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (b"fixed", "can be written to"),
+        (np.zeros((4, 4))[:, :2], "contiguous"),
+        (torch.zeros(4, 4).T, "contiguous"),
+        (torch.zeros(4, device="meta"), "not into a tensor on 'meta'"),
+        ([1, 2], "buffer is wanted"),
+    ],
+)
+def test_what_cannot_be_filled_is_refused(target: Any, said: str) -> None:
+    s3dlio.put("memory://filled/key", bytes(256))
+    with pytest.raises(TypeError, match=said):
+        s3dlio.get_into("memory://filled/key", target)
 
 
 @pytest.mark.parametrize("verb", VERBS)
