@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from . import stores
 from .config import Config
 from .errors import InvalidUriError
+from .observers import Hook, observer_of
 from .proxy import hide_proxy
 from .stores.store import ObjectStore
 from .stores.wrapper import PrefixStore
@@ -129,11 +130,14 @@ def _shown(uri: str) -> str:
     return "..." if "@" in uri else uri.partition("?")[0]
 
 
-def open_store(uri: str | Uri, config: Config | None = None, **settings: Any) -> ParallelStore:
+def open_store(
+    uri: str | Uri, config: Config | None = None, *, trace: Hook | None = None, **settings: Any
+) -> ParallelStore:
     """The store at `uri`, for `async with` inside a Trio run; keys are relative to the URI.
 
     A path in the URI is a folder: below `s3://bucket/train`, the key `a.jpg` is the object `train/a.jpg`. `config` is
     how the store is reached and how hard it is driven; `settings` are fields of :class:`s3dlio.Config`, in its place.
+    `trace` is called with what happens to each request of a store behind HTTP, `docs/observing.md` says how.
     No I/O happens before the first request. Errors: `InvalidUriError`, `ConfigError`; `TypeError` where both are given,
     and for a setting there is not.
     """
@@ -143,6 +147,7 @@ def open_store(uri: str | Uri, config: Config | None = None, **settings: Any) ->
     config = config or Config(**settings)
     parsed = uri if isinstance(uri, Uri) else parse_uri(uri, config)
     store = _KINDS[parsed.scheme].open(parsed.bucket, config)
+    store.observer = None if trace is None else observer_of(trace)
     folder = parsed.key if not parsed.key or parsed.key.endswith("/") else f"{parsed.key}/"
     inner = PrefixStore(store, folder) if folder else store
     return ParallelStore(

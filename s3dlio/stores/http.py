@@ -202,11 +202,11 @@ class HttpStore(ObjectStore):
         service, first = self._service, wanted[0][1]
         if service is None:
             return 0
-        paths: list[tuple[T, str, int]] = []
+        paths: list[tuple[T, str, str, int]] = []
         with suppress(InvalidKeyError):  # who asks for that one alone meets it again
             request = self._addressed(self._get_request(first))
             before = request.path.removesuffix(self._path(first))
-            paths.extend((name, before + self._path(key), size) for name, key, size in wanted)
+            paths.extend((name, key, before + self._path(key), size) for name, key, size in wanted)
         return await batch.ask(service, request, paths) if paths else 0
 
     async def go_on(self, key: str, reply: Reply[T]) -> bytes:
@@ -352,6 +352,7 @@ class HttpStore(ObjectStore):
             bucket=self.bucket,
             key=key,
             success=success,
+            observer=self.observer,
         )
 
     def _addressed(self, request: Request) -> Request:

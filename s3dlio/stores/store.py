@@ -45,6 +45,7 @@ from ..model import (
     Upload,
     resolve,
 )
+from ..observers import Observer
 
 T = TypeVar("T")
 
@@ -66,6 +67,9 @@ class ObjectStore(ABC):
     Errors: every method raises a :class:`s3dlio.errors.StoreError`; an absent object is a `NotFoundError`
     (a `FileNotFoundError`), a refused one a `PermissionDeniedError` (a `PermissionError`).
     """
+
+    observer: Observer | None = None
+    """Who is told what happens to its requests, where it sends any."""
 
     @property
     def put_limit(self) -> int:

@@ -22,6 +22,8 @@ from typing import Generic, NamedTuple, TypeVar
 import trio
 
 from ..alignment.buffers import address_of, fresh_bytes
+from ..errors import ErrorContext
+from ..observers import Attempt, observers
 from .balance import LEAST
 from .connection import Answer, Connection
 from .late import LateWatch
@@ -46,6 +48,8 @@ class Reply(NamedTuple, Generic[T]):
     def drop(self) -> None:
         """Close the connection, if it is there."""
         if self.asked is not None:
+            if self.asked.attempt is not None:
+                self.asked.attempt.failed("cancelled")
             self.asked.give_back(reusable=False)
 
 
@@ -57,6 +61,9 @@ class _Asked(NamedTuple, Generic[T]):
     place: bytes
     service: Service
     begun: float
+    request: Request
+    key: str
+    attempt: Attempt | None
 
     @property
     def watch(self) -> LateWatch | None:
@@ -67,6 +74,15 @@ class _Asked(NamedTuple, Generic[T]):
     def size(self) -> int:
         """About how many bytes come."""
         return max(len(self.place), LEAST)
+
+    def where(self) -> ErrorContext:
+        """Names it."""
+        return self.upstream.where(self.request, self.key)
+
+    def failed(self, failure: str) -> None:
+        """Tell that it was not answered."""
+        if self.attempt is not None:
+            self.attempt.failed(failure)
 
 
 class Batch(Generic[T]):
@@ -82,19 +98,19 @@ class Batch(Generic[T]):
         """How many requests are under way, or answered and not taken."""
         return len(self._asked)
 
-    async def ask(self, service: Service, request: Request, wanted: Sequence[tuple[T, str, int]]) -> int:
+    async def ask(self, service: Service, request: Request, wanted: Sequence[tuple[T, str, str, int]]) -> int:
         """Ask for the first of `wanted`, as many as there are idle connections for; how many these are.
 
-        `request` is the GET of a whole object; each of `wanted` has a name, the path to ask for instead, and the size
-        in bytes that the object should have, 0 where that is unknown.
+        `request` is the GET of a whole object; each of `wanted` has a name, the key and its path to ask for instead,
+        and the size in bytes that the object should have, 0 where that is unknown.
         """
-        taken = _of_pumps(service.take(len(wanted), max(wanted[0][2], LEAST)))
+        taken = _of_pumps(service.take(len(wanted), max(wanted[0][3], LEAST)))
         if not taken:
             return 0
         chosen = wanted[: len(taken)]
         try:
-            heads = await _heads([upstream for upstream, _ in taken], request, [path for _, path, _ in chosen])
-            places = [fresh_bytes(size)[0] for _, _, size in chosen]
+            heads = await _heads([upstream for upstream, _ in taken], request, [path for *_, path, _ in chosen])
+            places = [fresh_bytes(size)[0] for *_, size in chosen]
         except BaseException as error:
             for _, connection in taken:
                 connection.give_back(reusable=True)
@@ -102,8 +118,14 @@ class Batch(Generic[T]):
                 return 0
             raise
         now = trio.current_time()
-        each = zip(chosen, taken, heads, places, strict=True)
-        self._post([_Asked(name, *place, head, body, service, now) for (name, *_), place, head, body in each])
+        attempts = _observed(request, chosen, taken)
+        each = zip(chosen, taken, heads, places, attempts, strict=True)
+        self._post(
+            [
+                _Asked(name, *place, head, body, service, now, request, key, attempt)
+                for (name, key, *_), place, head, body, attempt in each
+            ]
+        )
         return len(heads)
 
     def _post(self, asked: Sequence[_Asked[T]]) -> None:
@@ -113,6 +135,7 @@ class Batch(Generic[T]):
             connection, size = each.connection, len(each.head)
             pump = connection.stream.pump
             assert pump is not None
+            connection.stream.purpose, connection.attempt = each.where, each.attempt
             rows.setdefault(pump, []).extend(connection.begin_asking((place, size), each.place))
             self._asked[connection.stream.descriptor] = each
             if each.watch is not None and len(each.service.rotation) > 1:
@@ -151,14 +174,16 @@ class Batch(Generic[T]):
         connection = asked.connection
         connection.end_asking(moved, len(asked.head))
         try:
-            answer = connection.take_whole(asked.head)
+            answer = connection.take_whole()
         except MemoryError:  # who asks for it alone may have it, or says why not
+            asked.failed("MemoryError")
             connection.give_back(reusable=False)
             return Reply(asked.name, None, None)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
             asked.service.answered(asked.upstream, len(answer.body), owed, asked.begun)
         elif connection in self._late:
+            asked.failed(Failure.LATE.value)
             connection.give_back(reusable=False)
             asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
         kept = answer is None and connection not in self._late
@@ -183,6 +208,17 @@ class Batch(Generic[T]):
         for descriptor, moved in self._ended:
             self._reply(descriptor, moved).drop()
         self._ended.clear()
+
+
+def _observed(
+    request: Request, wanted: Sequence[tuple[T, str, str, int]], taken: Sequence[tuple[Upstream, Connection]]
+) -> Sequence[Attempt | None]:
+    """Attempts that begin, where somebody wants to know."""
+    told = observers(request.observer)
+    if not told:
+        return [None] * len(taken)
+    each = zip(wanted, taken, strict=True)
+    return [upstream.observed(told, request, key, cause=key) for (_, key, *_), (upstream, _) in each]
 
 
 def _of_pumps(taken: Sequence[tuple[Upstream, Sequence[Connection]]]) -> list[tuple[Upstream, Connection]]:

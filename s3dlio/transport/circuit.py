@@ -23,7 +23,7 @@ import trio
 from ..errors import StoreError
 from .retry import Failure, RetryPolicy
 
-_log = logging.getLogger("s3dlio.transport")
+_log = logging.getLogger("s3dlio")
 
 _OPENS_AFTER = 8
 """Requests whose first attempts failed in a row. Fewer are the lot of those who are throttled beside others."""

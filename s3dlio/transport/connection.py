@@ -18,7 +18,6 @@ Cancellation: an exchange that does not return leaves the connection unusable, a
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,9 +33,8 @@ from .pump import Moved
 from .stream import StaleError, Stream, after
 
 if TYPE_CHECKING:
+    from ..observers import Attempt
     from .pool import ConnectionPool
-
-_log = logging.getLogger("s3dlio.transport")
 
 EXPECT_FROM = 1 << 20
 _EXPECT_WAIT = 1.0
@@ -85,6 +83,8 @@ class Connection:
         self.reusable = False
         self.ignores_expect = False
         self.pool: ConnectionPool | None = None
+        self.attempt: Attempt | None = None
+        """What it is used for, where somebody wants to know."""
         self.expires_at = math.inf
         """Until when the server has said it keeps an idle connection, in seconds of Trio's clock."""
 
@@ -141,19 +141,20 @@ class Connection:
             if broken is not None:
                 raise broken from None
             raise
+        if self.attempt is not None:
+            self.attempt.answered()
         if not self._sent and answer_head.status < 300:
             raise broken or ProtocolError(f"the server answered {answer_head.status} before it had the request's body")
         content = b""
         if landing is None or not self._land_received(method, answer_head, landing):
             content = await self._receive_body(method, answer_head, landing)
         self._end_exchange(answer_head)
-        if _log.isEnabledFor(logging.DEBUG):
-            received = len(content) if content or landing is None else landing.filled
-            _log_exchange(method, head, body, answer_head.status, received)
         return Answer(answer_head.status, answer_head.headers, content)
 
     def _begin(self, method: str, *, expect: bool = False) -> None:
         self.uses += 1
+        if self.attempt is not None:
+            self.attempt.connected()
         self.answered = self.reusable = self.ignores_expect = self._drained = self._sent = False
         self.may_have_acted = not expect
         self._bodiless = method == "HEAD"
@@ -209,30 +210,27 @@ class Connection:
         else:
             self._buffer[start : moved.received] = memoryview(place)[: moved.received - start]
 
-    def take_whole(self, request: memoryview) -> Answer | None:
-        """A plain 200, all of whose body has come; `None`, and nothing is taken, where it is anything else.
-
-        `request` is the head that :meth:`ask` sent.
-        """
+    def take_whole(self) -> Answer | None:
+        """A plain 200, all of whose body has come; `None`, and nothing is taken, where it is anything else."""
         start = self._start
         with suppress(ProtocolError):  # whoever goes on meets it again
             head = self._head_received()
             if head is not None and head.status == 200:
                 rest = "length", self._end - self._start
                 if self._stream.plain or body_framing("GET", head) == rest:
-                    return self._take_body(request, head)
+                    return self._take_body(head)
         self._start = start
         return None
 
-    def _take_body(self, request: memoryview, head: Head) -> Answer:
+    def _take_body(self, head: Head) -> Answer:
         data, self._place = self._place, b""
         if not data:
             data, view = fresh_bytes(self._end - self._start)
             view[:] = memoryview(self._buffer)[self._start : self._end]
         self._start, self._drained, self.asked = self._end, True, False
         self._end_exchange(head)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log_exchange("GET", request, (), head.status, len(data))
+        if self.attempt is not None:
+            self.attempt.complete(head.status, head.headers, len(data))
         return Answer(head.status, head.headers, data)
 
     async def _send_request(
@@ -491,9 +489,3 @@ class Connection:
         piece = bytes(memoryview(self._buffer)[self._start : self._end])
         self._start = self._end
         return piece
-
-
-def _log_exchange(method: str, head: memoryview, body: Sequence[memoryview], status: int, received: int) -> None:
-    """Log sizes in bytes and, of the head, only the path: a query or a header may hold a signature."""
-    path = bytes(head).split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
-    _log.debug("%s %s (%d bytes): %d (%d bytes)", method, path, sum(map(len, body)), status, received)

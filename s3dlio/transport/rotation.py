@@ -27,7 +27,7 @@ from .names import LOOKED_UP_AFTER, Name
 from .retry import Failure
 from .upstream import Upstream
 
-_log = logging.getLogger("s3dlio.transport")
+_log = logging.getLogger("s3dlio")
 
 _PROBE_TIME = 5.0
 """Longest that a probe waits for its connection, in seconds."""

@@ -12,7 +12,6 @@ Ownership: the service owns its endpoints. Cancellation: at any await; nothing i
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import trio
 
 from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RequestTimeoutError, StallError, StoreError
+from ..observers import Observer, observers
 from .balance import LEAST
 from .circuit import CircuitBreaker
 from .connection import Answer, Connection
@@ -32,8 +32,6 @@ from .endpoint import Endpoint
 from .retry import Failure, RetryPolicy
 from .rotation import Rotation
 from .upstream import Failed, Request, Upstream
-
-_log = logging.getLogger("s3dlio.transport")
 
 
 @dataclass(slots=True)
@@ -73,7 +71,6 @@ class Service:
                         progress.attempt = 1
                     if not (retry and await self._goes_on(request, progress, failed)):
                         raise failed.error from failed.error.__cause__
-                    _log.debug("%s %s: %s, sent again", request.method, request.path, failed.failure.value)
                     progress.sent += 1
                 else:
                     self.circuit.answered()
@@ -88,8 +85,10 @@ class Service:
         asked = download.asked if download is not None else None
         upstream = (asked and self.rotation.of(asked)) or self.rotation.choose(size, progress.tried)
         upstream.load.owed += size
+        told = observers(request.observer)
+        ask = partial(self._observe, told) if told else self._ask
         try:
-            answer = await self._ask(upstream, request, download, progress)
+            answer = await ask(upstream, request, download, progress)
             owed = upstream.load.owed
         except Failed as failed:
             progress.tried += self.rotation.spent(upstream, failed.failure)
@@ -100,6 +99,29 @@ class Service:
             _count(upstream, request, download)
         upstream.counts.received += len(answer.body)
         self.rotation.answered(upstream, owed, begun)
+        return answer
+
+    async def _observe(
+        self,
+        told: tuple[Observer, ...],
+        upstream: Upstream,
+        request: Request,
+        download: Download | None,
+        progress: _Progress,
+    ) -> Answer:
+        """As :meth:`_ask`; the attempt, which may have begun on a connection that has been asked, is `told`."""
+        asked = download.asked if download is not None else None
+        begun = asked.attempt if asked is not None else None
+        attempt = begun or upstream.observed(told, request, request.key, progress.sent)
+        try:
+            answer = await self._ask(upstream, request._replace(attempt=attempt), download, progress)
+        except Failed as failed:
+            attempt.failed(failed.failure.value, failed.error.context, _received(download))
+            raise
+        except BaseException as error:
+            attempt.ended_by(error, _received(download))
+            raise
+        attempt.complete(answer.status, answer.headers, len(answer.body) + _received(download))
         return answer
 
     async def _ask(
@@ -144,13 +166,18 @@ class Service:
         if not taken:
             return None, None
         ((upstream, (connection,)),) = taken
-        begun = trio.current_time()
+        begun, told = trio.current_time(), observers(request.observer)
+        if told:
+            request = request._replace(attempt=upstream.observed(told, request, request.key))
+        upstream.entrust(connection, request)
         upstream.load.owed += LEAST
         try:
             head = await upstream.signed_head(request, None, expect=False)
             late = await self._ask_in_time(connection, head)
-            answer = connection.take_whole(head)
+            answer = connection.take_whole()
         except BaseException as error:
+            if request.attempt is not None:
+                request.attempt.ended_by(error)
             connection.give_back(reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
                 return None, None
@@ -162,6 +189,8 @@ class Service:
             connection.give_back(reusable=connection.reusable)
             self.answered(upstream, len(answer.body), owed, begun)
         elif late:
+            if request.attempt is not None:
+                request.attempt.failed(Failure.LATE.value)
             connection.give_back(reusable=False)
             self.rotation.failed(upstream, Failure.LATE, LEAST, begun, "late")
         return answer, None if answer is not None or late else connection
@@ -241,8 +270,12 @@ class Service:
 def _count(upstream: Upstream, request: Request, download: Download | None) -> None:
     """Account for bodies, also of what has failed: of a request's, all that was to be sent."""
     upstream.counts.sent += sum(map(len, request.body))
-    if download is not None:
-        upstream.counts.received += download.filled
+    upstream.counts.received += _received(download)
+
+
+def _received(download: Download | None) -> int:
+    """How many bytes the current answer has brought."""
+    return download.filled if download is not None else 0
 
 
 def _size(request: Request, download: Download | None) -> int:

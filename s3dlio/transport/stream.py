@@ -30,6 +30,7 @@ from typing import Protocol
 import trio
 
 from ..alignment.buffers import address_of
+from ..errors import ErrorContext
 from . import pump_table
 from .endpoint import Endpoint
 from .proxied import open_tunnel
@@ -54,6 +55,8 @@ class Stream:
 
     def __init__(self, sock: socket.socket | TlsSocket, watch: StallWatch) -> None:
         self.waits = 0
+        self.purpose: Callable[[], ErrorContext] | None = None
+        """Says what it is used for, to who has to tell that nothing comes."""
         self._sock = sock
         self._since_turn = 0
         self._low_water = 1

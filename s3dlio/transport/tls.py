@@ -23,7 +23,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from .openssl import OpenSSLSocket
 
-_log = logging.getLogger("s3dlio.transport")
+_log = logging.getLogger("s3dlio")
 
 _IGNORE_UNEXPECTED_EOF = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
 """Some systems' Python sets it, and then an answer that somebody cut passes for a whole one (RFC 8446, section 6.1)."""

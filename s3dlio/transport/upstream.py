@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -33,8 +34,9 @@ from ..errors import (
     error_class,
     shown,
 )
+from ..observers import Attempt, Observer
 from .balance import Load
-from .connection import EXPECT_FROM, Answer
+from .connection import EXPECT_FROM, Answer, Connection
 from .download import Download
 from .endpoint import Endpoint
 from .http1 import SecretHeaders, SecretText, request_head, request_heads
@@ -66,6 +68,10 @@ class Request(NamedTuple):
     """Reads from such an answer what shows the result. Errors: `ProtocolError` where it does not."""
     expect: bool = True
     """Whether a large body waits for the server's permission (RFC 9110 section 10.1.1)."""
+    observer: Observer | None = None
+    """The store's own, if it has one."""
+    attempt: Attempt | None = None
+    """The one that it is part of, where somebody wants to know."""
 
     def __repr__(self) -> str:  # a query may be a secret: that of a resumable upload is
         return f"<Request {self.operation} {self.method} {self.path}>"
@@ -135,6 +141,7 @@ class Upstream:
     ) -> None:
         self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", **headers}
         self.endpoint = endpoint
+        self._name = str(endpoint)
         self.pool = pool
         self.signer = signer
         self.load = Load()
@@ -181,6 +188,21 @@ class Upstream:
             (SecretText(f"{target}{path}{query}"), SecretText(alike.authorization(prefix + path))) for path in paths
         )
         return request_heads("GET", headers, each)
+
+    def entrust(self, connection: Connection, request: Request) -> None:
+        """Have `connection` know what it is used for: `request`."""
+        connection.stream.purpose, connection.attempt = partial(self.where, request, request.key), request.attempt
+
+    def where(self, request: Request, key: str | None) -> ErrorContext:
+        """Names a request about `key` to this endpoint."""
+        return ErrorContext(request.operation, request.bucket, key, self._name)
+
+    def observed(
+        self, observers: tuple[Observer, ...], request: Request, key: str | None, sent: int = 1, cause: Hashable = None
+    ) -> Attempt:
+        """An attempt of a `request` about `key`, which has been sent so often then, begins: `observers` are told."""
+        what = request.operation, request.method, request.bucket, key, self._name
+        return Attempt(observers, *what, attempt=sent, sent=sum(map(len, request.body)), cause=cause)
 
     async def attempt(self, request: Request, download: Download | None, sent: int) -> Answer:
         """The answer to `request`: a 2xx one. `sent` is how often it has been sent then.
@@ -249,6 +271,7 @@ class Upstream:
     ) -> Answer:
         connection = (download and download.take_asked()) or await self.pool.acquire(fresh=fresh)
         reusable, reused = False, connection.uses > connection.asked
+        self.entrust(connection, request)
         try:
             answer = await connection.exchange(request.method, head, request.body, landing=download, expect=expect)
             reusable = connection.reusable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -95,21 +94,6 @@ async def test_throttled_for_ever(clock: MockClock, server: FaultServer, make_st
     assert caught.value.attempts == len(server.requests) == 4
     assert caught.value.operation == operation
     assert caught.value.status == 503
-
-
-async def test_each_exchange_is_logged_once(
-    clock: MockClock, server: FaultServer, store: S3Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "s3dlio.transport")
-    server.script += [refusal(503, "SlowDown")]
-    await store.get("key")
-    await store.put("a b", b"data")
-    error_size = len(error_body("SlowDown"))
-    assert [message for message in caplog.messages if "sent again" not in message] == [
-        f"GET /bucket/key (0 bytes): 503 ({error_size} bytes)",
-        f"GET /bucket/key (0 bytes): 200 ({len(DATA)} bytes)",
-        "PUT /bucket/a%20b (4 bytes): 200 (0 bytes)",
-    ]
 
 
 async def test_a_throttled_store_is_not_an_empty_one(clock: MockClock, server: FaultServer, store: S3Store) -> None:

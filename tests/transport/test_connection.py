@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import socket
 import traceback
@@ -160,25 +159,6 @@ async def test_any_byte_wakes_who_waits_after_a_large_body() -> None:
         far.send(head_of("Content-Length: 100000") + bytes(100_000))
         assert (await connection.exchange("GET", REQUEST, landing=None)).body == bytes(100_000)
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
-
-
-async def test_an_exchange_is_logged_without_what_may_sign_it(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "s3dlio.transport")
-    await exchange(LENGTH + b"hello")
-    await exchange(head_of("Content-Length: 2", status="HTTP/1.1 404 Not Found") + b"no", method="DELETE")
-    assert caplog.messages == ["GET /b/k%20 (0 bytes): 200 (5 bytes)", "DELETE /b/k%20 (0 bytes): 404 (2 bytes)"]
-    caplog.clear()
-    caplog.set_level(logging.INFO, "s3dlio.transport")
-    await exchange(LENGTH + b"hello")
-    assert not caplog.messages
-
-
-async def test_every_request_is_logged(caplog: pytest.LogCaptureFixture, store: S3Store) -> None:
-    """Also a small object's on a connection that was used before."""
-    caplog.set_level(logging.DEBUG, "s3dlio.transport")
-    size = len(await store.get("key"))
-    await store.get("key")
-    assert caplog.messages == [f"GET /bucket/key (0 bytes): 200 ({size} bytes)"] * 2
 
 
 REFUSED = "HTTP/1.1 403 Forbidden"

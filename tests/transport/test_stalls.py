@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import signal
 import socket
@@ -16,7 +17,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from s3dlio.errors import ConnectionFailedError, ConnectTimeoutError, StallError
+from s3dlio.errors import ConnectionFailedError, ConnectTimeoutError, ErrorContext, StallError
 from s3dlio.model import PutOptions
 from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import Stream
@@ -65,6 +66,75 @@ async def test_silence_in_mid_body(clock: MockClock, server: FaultServer, make_s
     assert await make_store(stall_timeout=30).get("big") == BIG
     assert 30 <= trio.current_time() - began < 46
     assert server.requests[1].range == f"bytes={size}-{len(BIG) - 1}"
+
+
+async def test_a_long_silence_is_worth_a_line(
+    clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.objects[f"{ROOT}big"] = BIG
+    server.script += [Fault(stall=NOTHING), Fault(stall=600_000)]
+    began = trio.current_time()
+    times: list[float] = []
+
+    def note(_record: logging.LogRecord) -> bool:
+        times.append(trio.current_time() - began)
+        return True
+
+    caplog.handler.addFilter(note)
+    assert await make_store().get("big") == BIG
+    lines = [line for line in caplog.messages if line.startswith("no byte has moved for 10 seconds")]
+    assert len(lines) == 2
+    assert times[0] == pytest.approx(10, abs=0.5)
+    for part in ("operation='GetObject'", "bucket='bucket'", "key='big'", server.endpoint):
+        assert all(part in line for line in lines)
+
+
+async def test_a_slow_body_is_not_worth_a_line(
+    clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.objects[f"{ROOT}slow"] = BIG[:1200]
+    server.script += [Fault(pace=(100, 9.0))]
+    assert await make_store().get("slow") == BIG[:1200]
+    assert caplog.messages == []
+
+
+async def test_each_of_many_waits_has_a_line_of_its_own(
+    clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always = Fault(stall=NOTHING)
+    store = make_store()
+    async with trio.open_nursery() as nursery:
+        for key in "abc":
+            nursery.start_soon(store.head, key)
+        await trio.sleep(59)
+        nursery.cancel_scope.cancel()
+    assert sorted(line.partition("key=")[2][:3] for line in caplog.messages) == ["'a'", "'b'", "'c'"]
+
+
+class Dripping:
+    """What a pump receives for: a byte comes whenever one looks."""
+
+    waits = 0
+    purpose: Callable[[], ErrorContext] | None = None
+    _moved = 0
+
+    @property
+    def moved(self) -> int:
+        self._moved += 1
+        return self._moved
+
+    def accept_any(self) -> None:
+        raise AssertionError("it was not silent")
+
+    give_up = accept_any
+
+
+async def test_what_a_pump_receives_is_no_silence(clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    watch, stream = StallWatch(60), Dripping()
+    watch.begin(stream)
+    await trio.sleep(300)
+    watch.end(stream)
+    assert caplog.messages == []
 
 
 async def test_an_ambiguous_stall_is_not_repeated(clock: MockClock, server: FaultServer, make_store: MakeStore) -> None:

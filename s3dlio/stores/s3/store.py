@@ -230,7 +230,9 @@ class S3Store(HttpStore):
         """The store of another bucket, which belongs to this one; or this one."""
         if bucket == self.bucket:
             return self
-        return self._others.setdefault(bucket, S3Store(bucket, self.config, self._given))
+        other = self._others.setdefault(bucket, S3Store(bucket, self.config, self._given))
+        other.observer = self.observer
+        return other
 
     async def _tags(self, key: str) -> list[tuple[str, str]]:
         request = self._request("GetObjectTagging", "GET", key, query=[("tagging", "")])
