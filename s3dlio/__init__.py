@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     )
     from .blocking import list as list  # not in `__all__`, as `import *` would put them in the place of Python's own
     from .blocking import open as open
+    from .blocking.timeline import trace
     from .mirror import Transferred
     from .stores.store import ObjectStore
     from .transfer import ParallelStore, PartWriter
@@ -112,7 +113,7 @@ _STORES = {
     "Transferred": "mirror",
     "open_store": "urls",
 }
-__getattr__, __dir__ = attach(__name__, _VERBS | _STORES)
+__getattr__, __dir__ = attach(__name__, _VERBS | _STORES | {"trace": "blocking.timeline"})
 
 __all__ = [
     "AlreadyExistsError",
@@ -190,6 +191,7 @@ __all__ = [
     "stat",
     "stats",
     "sync",
+    "trace",
     "upload",
     "walk",
 ]

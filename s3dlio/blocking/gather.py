@@ -35,6 +35,7 @@ from ..alignment.buffers import BufferPool, Lease, size_class
 from ..config import Config
 from ..errors import OUTAGES, ErrorContext, ObjectChangedError
 from ..model import ObjectMeta
+from ..observers import caused_by, span_ended
 from ..transport.download import validators
 from .portal import BlockingPortal, CancelledError, acquire, as_shown, hold_if_ending, portal
 from .prefetch import Outage, read_ahead_limit
@@ -201,6 +202,7 @@ class _Loader:
 
     async def _fill(self, filling: _Filling, lease: Lease, turns: trio.Semaphore) -> None:
         begun = trio.current_time()
+        caused_by(id(filling))
         try:
             await self._fetch(filling, lease)
         except OUTAGES as error:
@@ -228,8 +230,10 @@ class _Loader:
 
     def filled(self, filling: _Filling) -> Lease:
         """For the consumer: wait for the buffer, with what is wanted in it. Errors: what the filling ended with."""
-        begun = time.monotonic()
+        waits, begun = not filling.ended, time.monotonic()
         lease = filling.lease()
+        if waits:
+            span_ended("wait", begun, id(filling))
         if filling.outage is not None:
             if not filling.outage.bears_another_try(time.monotonic() - begun):
                 raise as_shown(filling.outage.error)

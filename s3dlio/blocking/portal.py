@@ -29,11 +29,13 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import copy_context
 from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import trio
 
 from ..errors import StoreError
+from ..observers import caused_by, span_ended
 from ..transfer import ParallelStore
 
 T = TypeVar("T")
@@ -78,6 +80,8 @@ class Job(Generic[T]):
         self._portal = portal
         self._work: Callable[[], Awaitable[T]] | None = work
         self._scope = trio.CancelScope()
+        self.context = copy_context()
+        """The caller's: what they observe, such as a span of OpenTelemetry's, includes what is done for them."""
         self._value: T | None = None
         self._error: BaseException | None = None
         self._let_go = False
@@ -87,6 +91,7 @@ class Job(Generic[T]):
     async def run(self) -> None:
         """The job itself, on the loop. Never raises: the outcome is the waiter's."""
         assert self._work is not None
+        caused_by(id(self))
         try:
             with self._scope:
                 self._value = await self._work()
@@ -122,12 +127,14 @@ class Job(Generic[T]):
         """
         if self._portal.is_this_thread:
             raise RuntimeError("a blocking call on the portal's own thread can never return; use the async methods")
+        begun = time.monotonic()
         try:
             acquire(self._done)
         except BaseException:
             self.let_go()
             raise
         self._done.release()
+        span_ended("wait", begun, id(self))
         value, error, self._value, self._error = self._value, self._error, None, None
         if error is not None:
             try:
@@ -228,7 +235,7 @@ class BlockingPortal:
         if self._over or self._nursery is None:
             job.refuse()
         else:
-            self._nursery.start_soon(job.run)
+            job.context.run(self._nursery.start_soon, job.run)
 
     def call(self, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """Run `await function(*arguments)` on the loop and wait for it: see :meth:`Job.result`."""

@@ -32,6 +32,7 @@ import trio
 from ..config import Config
 from ..errors import OUTAGES, StoreError
 from ..model import ObjectMeta
+from ..observers import caused_by
 from ..stores.http import HttpStore
 from ..transport.batch import Batch, Reply
 from .portal import LOOK_UP, BlockingPortal, CancelledError, hold_if_ending
@@ -356,6 +357,7 @@ class Prefetcher:
 
     async def _fetch(self, position: int, want: Want, reply: Reply[_Known] | None) -> Outcome:
         begun = trio.current_time()
+        caused_by(want.key)
         try:
             if reply is not None:
                 return await self._go_on(position, want, reply)

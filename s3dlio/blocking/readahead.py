@@ -26,6 +26,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 
+from ..observers import span_ended
 from .portal import as_shown, portal
 from .prefetch import MAX_OBJECTS, Outage, Prefetcher, Want
 
@@ -121,6 +122,8 @@ class ReadAhead:
             self._ask_from(position + 1)
         begun = time.monotonic()
         outcome = self._prefetcher.take(position)
+        if waits:
+            span_ended("wait", begun, want.key)
         self._ahead.discard(position)
         if isinstance(outcome, bytes):
             return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial, reduce
@@ -13,6 +14,7 @@ import trio
 from ..alignment.checksum import ALGORITHMS, Checksum, checksum_of, kernel_for
 from ..errors import ErrorContext, IntegrityError, ObjectChangedError
 from ..model import BoundedRange, GetOptions, GetResult, ObjectMeta, Sink, StoredChecksum
+from ..observers import span_ended
 from ..transport.download import validators
 
 T = TypeVar("T")
@@ -48,8 +50,11 @@ class Digester:
         compiled = kernel_for.cache_info().currsize > 0
         if not len(data) or (compiled and len(data) < HASH_IN_THREAD_FROM):
             return digest(data)
+        begun = time.monotonic()
         async with nullcontext() if compiled else self._compiling:
-            return await trio.to_thread.run_sync(digest, data)
+            result = await trio.to_thread.run_sync(digest, data)
+        span_ended("checksum", begun)
+        return result
 
     async def matches(self, told: StoredChecksum | None, data: memoryview) -> bool:
         """Whether `data` has the checksum that is `told` of it, if one is."""
