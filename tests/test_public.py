@@ -20,6 +20,7 @@ PUBLIC = (
     "s3dlio.stores",
     "s3dlio.alignment",
     "s3dlio.blocking",
+    "s3dlio.opentelemetry",
     "s3dlio.compat.s3torchconnector",
     "s3dlio.compat.s3torchconnector.dcp",
     "s3dlio.compat.s3torchconnector.lightning",
