@@ -27,6 +27,7 @@ GiB = 1 << 30
 Addressing = Literal["auto", "path", "virtual"]
 Durable = Literal["full", "file", "none"]
 Sse = Literal["AES256", "aws:kms", "aws:kms:dsse"]
+Checksums = Literal["require", "when_there", "off"]
 
 
 _S3_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URIS")
@@ -137,6 +138,13 @@ class Config:
     Every object that is written, read or copied is of this key. It is read when a store is first used, in each process,
     and sent where nobody on the way can read it: over https, or to this host."""
 
+    checksums: Checksums = _setting("when_there", "S3DLIO_CHECKSUMS")
+    """Whether bytes are compared by checksums: `when_there` compares what is read with those that the service tells,
+    and sends them along where it is known to compare; `off` does neither; `require` has a whole object of which none is
+    told be a :class:`s3dlio.errors.ChecksumError`, and sends them with all that is written to a service. For S3,
+    `AWS_RESPONSE_CHECKSUM_VALIDATION` and `AWS_REQUEST_CHECKSUM_CALCULATION`, or the profile's settings of these names,
+    may say `when_required`, which makes `when_there` mean `off` for reads, or writes."""
+
     ca_bundle: str | None = _setting(None, "S3DLIO_CA_BUNDLE")
     """Certificate authorities to trust: a file, or a folder that `openssl rehash` has prepared. Else, for S3 alone,
     those of `AWS_CA_BUNDLE`, the profile's `ca_bundle`, or `REQUESTS_CA_BUNDLE`; else those of `SSL_CERT_FILE` and
@@ -241,6 +249,7 @@ _CHOICES = {
     "addressing": get_args(Addressing),
     "durable": get_args(Durable),
     "sse": (None, *get_args(Sse)),
+    "checksums": get_args(Checksums),
     **dict.fromkeys(("anonymous", "requester_pays", "verify_tls", "follow_symlinks"), (True, False)),
     **dict.fromkeys(("use_fips_endpoint", "use_dualstack_endpoint", "use_accelerate_endpoint"), (True, False, None)),
 }

@@ -143,6 +143,10 @@ class IntegrityError(StoreError):
     """Bytes do not match their length or checksum."""
 
 
+class ChecksumError(IntegrityError):
+    """Bytes do not have the checksum that the store tells of them, twice; or it tells none, where one is required."""
+
+
 class ProtocolError(StoreError):
     """The server's answer is not HTTP, or not the answer to what was asked."""
 

@@ -4,9 +4,9 @@ Theory of operation. :class:`ParallelStore` stands before a store whose verbs ar
 become ranges that all land in one buffer, writes above a part become a multipart upload, and one limiter bounds the
 parts under way over all objects. Invariant: all ranges of one read are of one version, the one that answered first;
 every other is pinned to its etag, and all answers are compared. A whole object has the checksum that the store tells of
-it, or is read once more (:mod:`.stores.integrity`). Cancellation and failure: the first failure cancels the sibling
-parts and is raised by itself, not in a group; an upload that does not complete is aborted, shielded, for at most a few
-seconds, so nothing becomes visible and no parts are left to pay for.
+it, or is read once more, in one request, which one endpoint answers (:mod:`.stores.integrity`). Cancellation and
+failure: the first failure cancels the sibling parts and is raised by itself, not in a group; an upload that does not
+complete is aborted, shielded, for at most a few seconds, so nothing becomes visible and no parts are left to pay for.
 """
 
 from __future__ import annotations
@@ -68,19 +68,28 @@ class ParallelStore(WrapperStore):
         `known`, from a listing, has all ranges asked for at once; a stale one does no harm. `if_match` is the etag of
         the version to read. `admit` is awaited, with the size in bytes, when that is known and before more than a part
         of the object is received. Errors: `NotFoundError`; `ObjectChangedError` where the object was replaced;
-        `IntegrityError` where it has another checksum than the store tells, twice.
+        `ChecksumError` where it has another checksum than the store tells, twice.
         """
         if known is not None and known.size <= self._part_size:
             return await self.inner.get(key, if_match=if_match)
-        for _ in range(2):
-            data, landed = await self._get_once(key, known, if_match, admit)
-            if landed.is_sound():
-                return data
-        raise landed.error()
+        data, view, landed = await self._get_once(key, known, if_match, admit)
+        if not landed.is_sound():
+            await self._get_again(key, view, landed)
+        return data
+
+    async def _get_again(self, key: str, view: memoryview, landed: Landed) -> GetResult:
+        """What came in parts and is not sound, in one request: from one endpoint, where there are several.
+
+        Errors: `ChecksumError` where that is not sound either.
+        """
+        result = await self.inner.fetch(key, exactly(view), GetOptions(if_match=landed.metas[0].etag))
+        if not result.verified and not await self._digest.matches(landed.checksum(), view):
+            raise landed.error()
+        return result
 
     async def _get_once(
         self, key: str, known: ObjectMeta | None, if_match: str | None, admit: Admit | None
-    ) -> tuple[bytes, Landed]:
+    ) -> tuple[bytes, memoryview, Landed]:
         if known is None or known.etag is None or is_weak(known.etag):
             return await self._get_unknown(key, if_match, admit)
         try:
@@ -92,13 +101,15 @@ class ParallelStore(WrapperStore):
                 raise
         return await self._get_unknown(key, None, admit)
 
-    async def _get_known(self, key: str, size: int, etag: str) -> tuple[bytes, Landed]:
+    async def _get_known(self, key: str, size: int, etag: str) -> tuple[bytes, memoryview, Landed]:
         data, view = fresh_bytes(size)
         landed = self._landed(key)
         await self._fill(key, view, 0, etag, landed)
-        return data, landed
+        return data, view, landed
 
-    async def _get_unknown(self, key: str, if_match: str | None, admit: Admit | None) -> tuple[bytes, Landed]:
+    async def _get_unknown(
+        self, key: str, if_match: str | None, admit: Admit | None
+    ) -> tuple[bytes, memoryview, Landed]:
         """The first part tells the size and the version; the others start as soon as its head is in."""
         data, view, landed = b"", memoryview(b""), self._landed(key)
         async with sibling_tasks() as nursery:
@@ -121,25 +132,24 @@ class ParallelStore(WrapperStore):
                 first = BoundedRange(0, self._part_size)
                 result = await self.inner.fetch(key, sink, GetOptions(first, if_match))
             except RangeError:
-                return await self.inner.get(key, if_match=if_match), landed
+                return await self.inner.get(key, if_match=if_match), view, landed
             await landed.add(result, view[: result.end])
-        return data, landed
+        return data, view, landed
 
     async def get_into(self, key: str, view: memoryview, *, start: int = 0, if_match: str | None = None) -> GetResult:
         """Fill `view` (writable, contiguous) with the bytes of `key` from `start`.
 
         `if_match` is the etag of the version to read. The result tells the version and the bytes. Errors:
-        `NotFoundError`; `IntegrityError` where the object ends before the view is full, or where all of it has another
-        checksum than the store tells, twice; `ObjectChangedError`.
+        `NotFoundError`; `IntegrityError` where the object ends before the view is full; `ChecksumError` where all of it
+        has another checksum than the store tells, twice; `ObjectChangedError`.
         """
         whole = flat(view)
         if len(whole) <= self._part_size:
             return await self.inner.get_into(key, whole, start=start, if_match=if_match)
-        for _ in range(2):
-            landed = await self._get_into_once(key, whole, start, if_match)
-            if landed.is_sound():
-                return GetResult(landed.metas[0], start, start + len(whole))
-        raise landed.error()
+        landed = await self._get_into_once(key, whole, start, if_match)
+        if not landed.is_sound():
+            await self._get_again(key, whole, landed)
+        return GetResult(landed.metas[0], start, start + len(whole))
 
     async def _get_into_once(self, key: str, view: memoryview, start: int, if_match: str | None) -> Landed:
         end, size, landed = start + len(view), self._part_size, self._landed(key)
@@ -160,7 +170,9 @@ class ParallelStore(WrapperStore):
         return landed
 
     def _landed(self, key: str) -> Landed:
-        return Landed(key, self._digest, self.inner.look_up_checksum)
+        wanted = self.inner.checksums
+        digest = self._digest if wanted != "off" else None
+        return Landed(key, digest, self.inner.look_up_checksum, required=wanted == "require")
 
     async def _fill(self, key: str, view: memoryview, start: int, etag: str | None, landed: Landed) -> None:
         parts = plan_ranges(0, len(view), self._part_size)

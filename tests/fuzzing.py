@@ -35,6 +35,7 @@ from s3dlio.stores.local.files import _parse_metadata
 from s3dlio.stores.s3 import checksums
 from s3dlio.stores.s3 import xml as s3
 from s3dlio.stores.s3.directory import parse_session
+from s3dlio.stores.s3.restored import restore_status
 from s3dlio.stores.s3.store import read_fault as read_s3_fault
 from s3dlio.stores.s3.store import restore_status
 from s3dlio.transport.download import Download

@@ -32,6 +32,7 @@ _SPELLINGS: dict[object, tuple[str, object]] = {
     float: ("2.5", 2.5),
     "auto": ("path", "path"),
     "full": ("file", "file"),
+    "when_there": ("off", "off"),
     "s3dlio": ("my-program/1", "my-program/1"),
 }
 

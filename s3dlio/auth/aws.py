@@ -200,7 +200,7 @@ def _credentials_file() -> str:
 class ProfileSettings:
     """What a profile says beside credentials, as it stands there; `None` where it is silent.
 
-    `addressing_style` should be path, virtual or auto.
+    `addressing_style` should be path, virtual or auto, the settings of checksums when_supported or when_required.
     """
 
     region: str | None = None
@@ -211,6 +211,8 @@ class ProfileSettings:
     use_dualstack_endpoint: bool | None = None
     use_accelerate_endpoint: bool | None = None
     ignore_configured_endpoint_urls: bool = False
+    response_checksum_validation: str | None = None
+    request_checksum_calculation: str | None = None
 
 
 def aws_profile(config: Config) -> ProfileSettings:
@@ -250,6 +252,8 @@ def _profile_settings(profile: dict[str, Any], everything: dict[str, Any]) -> Pr
         use_dualstack_endpoint=_flag(profile, "use_dualstack_endpoint") if dualstack is None else dualstack,
         use_accelerate_endpoint=_flag(s3, "use_accelerate_endpoint"),
         ignore_configured_endpoint_urls=ignored,
+        response_checksum_validation=profile.get("response_checksum_validation"),
+        request_checksum_calculation=profile.get("request_checksum_calculation"),
     )
 
 

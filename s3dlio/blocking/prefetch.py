@@ -372,7 +372,7 @@ class Prefetcher:
     async def _go_on(self, position: int, want: Want, reply: Reply[_Known]) -> bytes:
         """What a lane has asked for, and cannot take."""
         inner = want.store.opened(self._portal).inner
-        if want.meta is not None and isinstance(inner, HttpStore):
+        if (want.meta is not None or reply.answer is not None) and isinstance(inner, HttpStore):
             return await inner.go_on(want.key, reply)
         reply.drop()  # it may be large, and must not come all at once then
         return await self._read(position, want)

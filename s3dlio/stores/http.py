@@ -23,10 +23,11 @@ from typing import ClassVar, NamedTuple, TypeVar
 import trio
 
 from ..auth.signer import Signer
-from ..config import Config
+from ..config import Checksums, Config
 from ..endpoint_stats import Stats
 from ..errors import (
     AlreadyExistsError,
+    ChecksumError,
     ErrorContext,
     IntegrityError,
     InvalidKeyError,
@@ -37,28 +38,27 @@ from ..errors import (
     shown,
 )
 from ..model import (
-    NO_METADATA,
     BoundedRange,
     GetOptions,
     GetResult,
     ListPage,
     ObjectMeta,
     PutOptions,
-    PutResult,
     Sink,
     StoredChecksum,
 )
 from ..transport.batch import Batch, Reply
 from ..transport.connection import Answer, Connection
 from ..transport.dial import open_pool, secure
-from ..transport.download import IF_MATCH, Download, Pin
+from ..transport.download import IF_MATCH, Download, Pin, validators
 from ..transport.endpoint import Endpoint, by_proxy
-from ..transport.http1 import http_date, parse_size, quote_etag, quote_query
+from ..transport.http1 import parse_size, quote_etag, quote_query
 from ..transport.retry import RetryPolicy
 from ..transport.rotation import Rotation
 from ..transport.service import Service
 from ..transport.upstream import ReadFault, Request, Upstream
-from .integrity import Digester, RememberedView, same_bytes
+from .headers import HeaderNames
+from .integrity import Digester, RememberedView, same_bytes, told_instead
 from .store import BytesSink, ObjectStore, exactly
 
 T = TypeVar("T")
@@ -68,69 +68,6 @@ Query = Sequence[tuple[str, str]]
 _READ_IN_THREAD_FROM = 1 << 20
 _IN_FLIGHT = 32
 _UNDO_TIME = 5.0
-
-
-class HeaderNames(NamedTuple):
-    """How a service spells in headers what all services know; `metadata` is what the names of a user's own begin with.
-
-    `content_type` is that of a write: reads are answered with a plain `content-type` everywhere. `tags` is empty where
-    there are none.
-    """
-
-    metadata: str
-    version: str
-    storage_class: str
-    content_type: str
-    tags: str = ""
-
-    def describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
-        """An object's metadata from the headers of a GET or HEAD."""
-        meta = self.metadata
-        own = {name.removeprefix(meta): value for name, value in headers.items() if name.startswith(meta)}
-        return ObjectMeta(
-            key=key,
-            size=size,
-            etag=etag_of(headers),
-            last_modified=http_date(headers.get("last-modified", "")),
-            version=headers.get(self.version),
-            storage_class=headers.get(self.storage_class),
-            content_type=headers.get("content-type"),
-            metadata=own or NO_METADATA,
-        )
-
-    def written(self, answer: Answer) -> PutResult:
-        """The version that a write made, from its headers. Errors: `ProtocolError` where they name none."""
-        etag = etag_of(answer.headers)
-        if etag is None:
-            raise ProtocolError("the answer to a write names no etag: nothing shows that it was done")
-        return PutResult(etag, answer.headers.get(self.version))
-
-    def of_write(self, options: PutOptions) -> dict[str, str]:
-        """The headers of a write. Errors: `InvalidKeyError` where metadata is not printable ASCII."""
-        headers = {f"{self.metadata}{name.lower()}": value for name, value in options.metadata.items()}
-        if options.content_type:
-            headers[self.content_type] = options.content_type
-        if options.storage_class:
-            headers[self.storage_class] = options.storage_class
-        if options.tags:
-            headers[self.tags] = quote_query([*options.tags.items()])
-        for name, value in headers.items():
-            if not (name + value).isascii() or not (name + value).isprintable():
-                raise InvalidKeyError(f"the value of {name!r} must be printable ASCII, as HTTP headers are")
-        return headers | conditions(options)
-
-
-def conditions(options: PutOptions) -> dict[str, str]:
-    """The headers that make a write conditional (RFC 9110 section 13.1)."""
-    if options.if_none_match:
-        return {"if-none-match": "*"}
-    return {"if-match": quote_etag(options.if_match)} if options.if_match is not None else {}
-
-
-def etag_of(headers: Mapping[str, str]) -> str | None:
-    """The etag as listings, heads and answers to writes would all spell it."""
-    etag = headers.get("etag")
-    return quote_etag(etag) if etag else None
 
 
 def open_service(
@@ -150,6 +87,19 @@ def open_service(
     return Service(rotation, RetryPolicy(config.max_attempts, config.request_timeout))
 
 
+class _Read(NamedTuple):
+    """What came of a GET: the head of its first answer, and the endpoints whose answers were used."""
+
+    result: GetResult
+    headers: Mapping[str, str]
+    endpoints: Sequence[Endpoint]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the object."""
+        return (self.result.start, self.result.end) == (0, self.result.meta.size)
+
+
 class HttpStore(ObjectStore):
     """A bucket of one of the clouds. `bucket` is what errors call it; `service` may be opened later: :meth:`_open`."""
 
@@ -157,8 +107,6 @@ class HttpStore(ObjectStore):
     _get: ClassVar[str]
     """What the service calls reading, in errors; and so on."""
     _head: ClassVar[str]
-    _get_headers: ClassVar[Mapping[str, str]] = {}
-    """Those of every GET of an object."""
     _pin: ClassVar[Pin] = IF_MATCH
     _digests: ClassVar[Mapping[str, Callable[[memoryview], str]]] = {}
     """The headers in which the service says what it received, and how that is computed; the quickest first."""
@@ -166,9 +114,14 @@ class HttpStore(ObjectStore):
     def __init__(self, bucket: str, config: Config, service: Service | None = None) -> None:
         self.bucket = bucket
         self.config = config
+        self._reads = self._writes = config.checksums
         self._service = service
         self._opening = trio.Lock()
         self._digest = Digester()
+
+    @property
+    def checksums(self) -> Checksums:
+        return self._reads
 
     async def fetch(self, key: str, sink: Sink, options: GetOptions = GetOptions()) -> GetResult:
         return await self._fetch(self._get_request(key, options), sink, options)
@@ -178,15 +131,23 @@ class HttpStore(ObjectStore):
         if service is None or if_match is not None:
             return await super().get(key, if_match=if_match)
         request = self._get_request(key)
-        answer, asked = await service.get_whole(self._addressed(request))
+        answer, asked, endpoint = await service.get_whole(self._addressed(request))
         if answer is None:
             await self._fetch(request, sink := BytesSink(), GetOptions(), asked)
             return sink.data
-        return answer.body if await self.is_sound(answer) else await super().get(key)
+        return answer.body if await self.is_sound(answer) else await self._get_again(request, endpoint)
 
     async def is_sound(self, answer: Answer) -> bool:
-        """Whether the body of a GET of a whole object has the checksum that the answer tells, if it tells one."""
-        return await self._digest.matches(self._checksum(answer.headers), memoryview(answer.body))
+        """Whether the body of a GET of a whole object has the checksum that the answer tells, if it has to."""
+        told = self._checksum(answer.headers)
+        if self._reads == "off" or (told is None and (self._reads == "when_there" or not answer.body)):
+            return True
+        return told is not None and await self._digest.matches(told, memoryview(answer.body))
+
+    async def _get_again(self, request: Request, endpoint: Endpoint) -> bytes:
+        """A whole object whose bytes, from `endpoint`, were not sound."""
+        await self._fetch(request, sink := BytesSink(), GetOptions(), wrong=[endpoint])
+        return sink.data
 
     @property
     def batches(self) -> bool:
@@ -214,6 +175,8 @@ class HttpStore(ObjectStore):
 
         Errors: as :meth:`get`.
         """
+        if reply.answer is not None:
+            return await self._get_again(self._get_request(key), reply.endpoint)
         asked = reply.asked
         service = self._service
         if asked is not None and (service is None or service.rotation.of(asked) is None):
@@ -225,30 +188,43 @@ class HttpStore(ObjectStore):
     def _get_request(self, key: str, options: GetOptions = GetOptions()) -> Request:
         """The GET of an object. Which range of it, and of which version, is for the download to say."""
         unless = options.if_none_match
-        headers = {**self._get_headers, "if-none-match": quote_etag(unless)} if unless else self._get_headers
-        return self._request(self._get, "GET", key, headers=headers)
+        return self._request(self._get, "GET", key, headers={"if-none-match": quote_etag(unless)} if unless else None)
 
     async def _fetch(
-        self, request: Request, sink: Sink, options: GetOptions, asked: Connection | None = None
+        self,
+        request: Request,
+        sink: Sink,
+        options: GetOptions,
+        asked: Connection | None = None,
+        wrong: Sequence[Endpoint] = (),
     ) -> GetResult:
         """What a GET of `request.key` delivers; it may have been `asked` for already.
 
-        Bytes of which the answer tells a checksum that they do not have are received once more, into the same view.
-        Errors: `IntegrityError` where they do not have it then either.
+        Bytes that do not have the checksum that the answer tells of them are received once more, into the same view,
+        from another endpoint where there is one. `wrong` are those that they came from when that has happened. Errors:
+        `ChecksumError` where they do not have it then either.
         """
         landing = RememberedView(sink)
-        result, told = await self._download(request, landing, options, asked)
-        if not await self._digest.matches(told, landing.view):
-            result, told = await self._download(request, exactly(landing.view), same_bytes(result, options))
-            if not await self._digest.matches(told, landing.view):
-                message = "the bytes received, twice, do not have the checksum that the store tells of them"
-                raise IntegrityError(message, self._context(request.operation, request.key))
-        return replace(result, verified=told is not None)
+        read = await self._download(request, landing, options, asked, wrong)
+        told = await self._told(request, read)
+        if await self._digest.matches(told, landing.view):
+            return replace(read.result, verified=told is not None)
+        if wrong:
+            places = " and ".join(dict.fromkeys(map(str, (*wrong, *read.endpoints))))
+            message = f"the bytes received, twice, from {places}, do not have the checksum that the store tells of them"
+            raise ChecksumError(message, self._context(request.operation, request.key))
+        again = same_bytes(read.result, options)
+        return await self._fetch(request, exactly(landing.view), again, wrong=read.endpoints)
 
     async def _download(
-        self, request: Request, sink: Sink, options: GetOptions, asked: Connection | None = None
-    ) -> tuple[GetResult, StoredChecksum | None]:
-        """One read, however many answers it takes, and the checksum that the first one tells of just these bytes."""
+        self,
+        request: Request,
+        sink: Sink,
+        options: GetOptions,
+        asked: Connection | None,
+        avoid: Sequence[Endpoint],
+    ) -> _Read:
+        """One read, however many answers it takes."""
         key, heads = request.key or "", list[Mapping[str, str]]()
 
         def describe(headers: Mapping[str, str], size: int) -> ObjectMeta:
@@ -256,7 +232,7 @@ class HttpStore(ObjectStore):
             return self._describe(key, headers, size)
 
         download = Download(key, sink, describe, options.byte_range, options.if_match, self._pin)
-        download.asked = asked
+        download.asked, download.avoid = asked, avoid
         try:
             await self._send(request._replace(success=(200, 206)), download)
         finally:
@@ -264,15 +240,31 @@ class HttpStore(ObjectStore):
                 unused.give_back(reusable=False)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
-        return download.result, self._told(download.result, heads[0])
+        return _Read(download.result, heads[0], download.endpoints)
 
-    def _told(self, result: GetResult, headers: Mapping[str, str]) -> StoredChecksum | None:
-        """The checksum that an answer with `headers` tells of exactly the bytes of `result`."""
-        start, end, size = result.start, result.end, result.meta.size
-        if (start, end) == (0, size) and result.meta.checksum is not None:
-            return result.meta.checksum
-        exact = headers.get("content-range") == f"bytes {start}-{end - 1}/{size}"
-        return self._range_checksum(headers) if exact else None
+    async def _told(self, request: Request, read: _Read) -> StoredChecksum | None:
+        """The checksum of exactly the bytes of `read`.
+
+        Errors: `ChecksumError` where there has to be one, as they are a whole object, and is none.
+        """
+        if self._reads == "off":
+            return None
+        told = self._told_of_range(read) or (read.result.meta.checksum if read.whole else None)
+        if told is not None or not read.whole or not read.result.end or self._reads != "require":
+            return told
+        seen = await self.look_up_checksum(read.result.meta.key)
+        if seen is not None and seen.checksum is not None and validators(seen) == validators(read.result.meta):
+            return seen.checksum
+        message = (
+            f"checksums are required, and the store tells none that can be compared, but {told_instead(read.headers)}; "
+            f"checksums='when_there' reads such an object all the same"
+        )
+        raise ChecksumError(message, self._context(request.operation, request.key))
+
+    def _told_of_range(self, read: _Read) -> StoredChecksum | None:
+        start, end, size = read.result.start, read.result.end, read.result.meta.size
+        exact = read.headers.get("content-range") == f"bytes {start}-{end - 1}/{size}"
+        return self._range_checksum(read.headers) if exact else None
 
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object of `size` bytes by the headers of its GET or HEAD."""
@@ -388,12 +380,12 @@ class HttpStore(ObjectStore):
         return page
 
     async def _check_sent(self, request: Request, answer: Answer) -> None:
-        """Compare the checksum that the answer names, if it names one, with that of what was sent.
+        """Compare the checksum that the answer names, if it names one, with that of what was sent, unless that is off.
 
         Errors: `IntegrityError`.
         """
         header = next((name for name in self._digests if name in answer.headers), None)
-        if header is None or len(request.body) != 1:
+        if header is None or len(request.body) != 1 or self._writes == "off":
             return
         sent = request.headers.get(header) or await self._digest(self._digests[header], request.body[0])
         if sent != answer.headers[header]:

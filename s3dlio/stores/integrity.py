@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Literal, TypeVar
@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import trio
 
 from ..alignment.checksum import ALGORITHMS, Checksum, checksum_of, kernel_for
-from ..errors import ErrorContext, IntegrityError, ObjectChangedError
+from ..errors import ChecksumError, ErrorContext, ObjectChangedError, shown
 from ..model import BoundedRange, GetOptions, GetResult, ObjectMeta, Sink, StoredChecksum
 from ..observers import span_ended
 from ..transport.download import validators
@@ -34,6 +34,15 @@ def read_checksum(algorithm: str, text: str, order: Literal["big", "little"] = "
         return None
     fits = len(digest) * 8 == ALGORITHMS[algorithm].width
     return StoredChecksum(algorithm, int.from_bytes(digest, order)) if fits else None
+
+
+_TELLING = ("x-amz-checksum-", "x-goog-hash", "x-ms-content-crc64", "content-md5")
+
+
+def told_instead(headers: Mapping[str, str]) -> str:
+    """What an answer says of checksums that cannot be compared: for an error."""
+    told = [f"{name}: {value}" for name, value in headers.items() if name.startswith(_TELLING)]
+    return shown(", ".join(told), 200) or "nothing"
 
 
 class Digester:
@@ -86,12 +95,16 @@ class Landed:
     it, `look` is asked, once.
     """
 
-    def __init__(self, key: str, digest: Digester | None = None, look: Look | None = None) -> None:
+    def __init__(
+        self, key: str, digest: Digester | None = None, look: Look | None = None, *, required: bool = False
+    ) -> None:
         self.metas: list[ObjectMeta] = []
         self.whole = digest is not None
         self._key = key
         self._digest = digest
         self._look = look
+        self._required = required
+        self._verified = 0
         self._looking = trio.Lock()
         self._seen: ObjectMeta | None = None
         self._sums: dict[int, Checksum] = {}
@@ -106,7 +119,10 @@ class Landed:
     async def add(self, result: GetResult, view: memoryview) -> None:
         """Take note of a piece, which is in `view`."""
         self.metas.append(result.meta)
-        if self._digest is None or not self.whole or result.verified:
+        if self._digest is None or not self.whole:
+            return
+        if result.verified:
+            self._verified += len(view)
             return
         stored = result.meta.checksum
         if stored is None and len(view) < result.meta.size:
@@ -123,27 +139,34 @@ class Landed:
     def is_sound(self) -> bool:
         """Whether the pieces, of one version, have the object's checksum together.
 
-        So have those that are no whole object, or one of which no checksum is known. Errors: `ObjectChangedError`.
+        So have those that are no whole object, or one of which no checksum is known, unless one is required. Errors:
+        `ObjectChangedError`; `ChecksumError` where none is known that has to be.
         """
         self.check_version()
-        stored = self._checksum()
-        if not self._sums or stored is None:
-            return True
-        joined = reduce(Checksum.combine, (self._sums[start] for start in sorted(self._sums)))
-        return joined.length != self.metas[0].size or joined.value == stored.value
+        stored = self.checksum()
+        joined = [self._sums[start] for start in sorted(self._sums)]
+        if joined and stored is not None and sum(each.length for each in joined) == self.metas[0].size:
+            return reduce(Checksum.combine, joined).value == stored.value
+        if self._required and self.whole and self.metas and self._verified < self.metas[0].size:
+            message = (
+                "checksums are required, and the store tells none of the whole object, which was read in parts; "
+                "checksums='when_there' reads such an object all the same"
+            )
+            raise ChecksumError(message, self._context())
+        return True
 
-    def _checksum(self) -> StoredChecksum | None:
+    def checksum(self) -> StoredChecksum | None:
         """The object's, which all answers agree on: what they do not can only be that of their own part."""
         metas = self.metas
-        if self._seen is not None and validators(self._seen) == validators(metas[0]):
+        if metas and self._seen is not None and validators(self._seen) == validators(metas[0]):
             metas = [*metas, self._seen]
         told = {meta.checksum for meta in metas if meta.checksum is not None}
         return told.pop() if len(told) == 1 else None
 
-    def error(self) -> IntegrityError:
+    def error(self) -> ChecksumError:
         """That of an object that is not sound, again."""
         message = "the bytes received, twice, do not have the checksum that the store keeps of the object"
-        return IntegrityError(message, self._context())
+        return ChecksumError(message, self._context())
 
     def _context(self) -> ErrorContext:
         return ErrorContext(operation="GetObject", key=self._key)

@@ -15,6 +15,7 @@ from typing import Generic, Self, TypeVar, cast
 import trio
 
 from ..alignment.buffers import fresh_bytes
+from ..config import Checksums
 from ..endpoint_stats import Stats
 from ..errors import (
     BucketNotFoundError,
@@ -75,6 +76,14 @@ class ObjectStore(ABC):
     def put_limit(self) -> int:
         """Bytes that one :meth:`put` had better take, where parts need more rights than it; 0 where they do not."""
         return 0
+
+    @property
+    def checksums(self) -> Checksums:
+        """Whether what is read is compared with checksums, as `Config.checksums` has it; not asked where none travels.
+
+        A file and the memory of this process have no checksums, and nothing on the way that could change a byte.
+        """
+        return "when_there"
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..config import Checksums
 from ..endpoint_stats import Stats
 from ..errors import StoreError
 from ..model import (
@@ -45,6 +46,10 @@ class WrapperStore(ObjectStore):
     @property
     def put_limit(self) -> int:
         return self.inner.put_limit
+
+    @property
+    def checksums(self) -> Checksums:
+        return self.inner.checksums
 
     @property
     def uri(self) -> str:

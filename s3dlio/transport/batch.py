@@ -26,6 +26,7 @@ from ..errors import ErrorContext
 from ..observers import Attempt, observers
 from .balance import LEAST
 from .connection import Answer, Connection
+from .endpoint import Endpoint
 from .late import LateWatch
 from .pump import Moved, Pump
 from .retry import Failure
@@ -39,11 +40,13 @@ class Reply(NamedTuple, Generic[T]):
     """What came of a request, which `name` stands for: its answer, else the connection on which it was asked.
 
     `asked` is the caller's own, to go on with or to release; where it broke in a way of its own, it is gone.
+    `endpoint` is where it was asked.
     """
 
     name: T
     answer: Answer | None
     asked: Connection | None
+    endpoint: Endpoint
 
     def drop(self) -> None:
         """Close the connection, if it is there."""
@@ -178,7 +181,7 @@ class Batch(Generic[T]):
         except MemoryError:  # who asks for it alone may have it, or says why not
             asked.failed("MemoryError")
             connection.give_back(reusable=False)
-            return Reply(asked.name, None, None)
+            return Reply(asked.name, None, None, asked.upstream.endpoint)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
             asked.service.answered(asked.upstream, len(answer.body), owed, asked.begun)
@@ -188,7 +191,7 @@ class Batch(Generic[T]):
             asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
         kept = answer is None and connection not in self._late
         self._late.discard(connection)
-        return Reply(asked.name, answer, connection if kept else None)
+        return Reply(asked.name, answer, connection if kept else None, asked.upstream.endpoint)
 
     def _account(self, asked: _Asked[T]) -> int:
         """End what was begun with the request; how many bytes its endpoint owed until now."""

@@ -10,12 +10,13 @@ comes after is left to the connection to drop, unless the sink wants it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError, shown
 from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
 from .connection import Connection
+from .endpoint import Endpoint
 from .http1 import Head, is_weak, parse_size, quote_etag
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-(-?[0-9]{1,19})/([0-9]+)")
@@ -75,6 +76,12 @@ class Download:
         self.result: GetResult | None = None
         self.on_answer: Callable[[], object] | None = None
         """Called when an answer with bytes of the object has begun."""
+        self.endpoint: Endpoint | None = None
+        """The one that is being asked."""
+        self.endpoints: list[Endpoint] = []
+        """Those whose answers were used."""
+        self.avoid: Sequence[Endpoint] = ()
+        """Those that are asked last, where there are others."""
         self._sink = sink
         self._describe = describe
         self._range = byte_range
@@ -133,6 +140,8 @@ class Download:
         if self.result is None:
             self._view = self._open_sink(GetResult(meta, wanted_start, wanted_end, end - wanted_end))
             self.result = GetResult(meta, wanted_start, wanted_start + len(self._view))
+        if self.endpoint is not None and self.endpoint not in self.endpoints:
+            self.endpoints.append(self.endpoint)
         return self._view[self.received :]
 
     def _answered_range(self, head: Head, length: int) -> tuple[int, int, int]:

@@ -61,7 +61,7 @@ class Service:
 
         Without `retry` there is one attempt, at one endpoint.
         """
-        progress = _Progress()
+        progress = _Progress(tried=self._last(download))
         with self._time_limit():
             while True:
                 try:
@@ -79,6 +79,11 @@ class Service:
         where = ErrorContext(request.operation, request.bucket, request.key, str(self.endpoint), attempts=progress.sent)
         raise RequestTimeoutError(message, where)
 
+    def _last(self, download: Download | None) -> list[Upstream]:
+        """Those that are to be avoided, unless they are all there are."""
+        avoided = [each for each in self.rotation if download is not None and each.endpoint in download.avoid]
+        return avoided if len(avoided) < len(self.rotation) else []
+
     async def _attempt(self, request: Request, download: Download | None, progress: _Progress) -> Answer:
         """One attempt. Errors: `Failed`."""
         size, begun = _size(request, download), trio.current_time()
@@ -87,6 +92,8 @@ class Service:
         upstream.load.owed += size
         told = observers(request.observer)
         ask = partial(self._observe, told) if told else self._ask
+        if download is not None:
+            download.endpoint = upstream.endpoint
         try:
             answer = await ask(upstream, request, download, progress)
             owed = upstream.load.owed
@@ -156,15 +163,15 @@ class Service:
             progress.tried.clear()
         return True
 
-    async def get_whole(self, request: Request) -> tuple[Answer | None, Connection | None]:
-        """A GET's plain answer that comes at once, whole, with none of the rest's ceremony.
+    async def get_whole(self, request: Request) -> tuple[Answer | None, Connection | None, Endpoint]:
+        """A GET's plain answer that comes at once, whole, with none of the rest's ceremony; and whose it is.
 
         Where that is not what happens, the connection on which it was asked, for the `asked` of a download to go on
         with; where nothing was, neither. Never raises `StoreError`.
         """
         taken = self.take(1, LEAST)
         if not taken:
-            return None, None
+            return None, None, self.endpoint
         ((upstream, (connection,)),) = taken
         begun, told = trio.current_time(), observers(request.observer)
         if told:
@@ -180,7 +187,7 @@ class Service:
                 request.attempt.ended_by(error)
             connection.give_back(reusable=False)
             if isinstance(error, StoreError):  # who goes on meets it again, and says where
-                return None, None
+                return None, None, upstream.endpoint
             raise
         finally:
             owed = upstream.load.owed
@@ -193,7 +200,7 @@ class Service:
                 request.attempt.failed(Failure.LATE.value)
             connection.give_back(reusable=False)
             self.rotation.failed(upstream, Failure.LATE, LEAST, begun, "late")
-        return answer, None if answer is not None or late else connection
+        return answer, None if answer is not None or late else connection, upstream.endpoint
 
     async def _ask_in_time(self, connection: Connection, head: memoryview) -> bool:
         """As :meth:`.connection.Connection.ask`; whether it was given up as late."""

@@ -9,7 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio.errors import NotFoundError, ProtocolError
+from s3dlio.errors import ChecksumError, NotFoundError, ProtocolError
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.transport.batch import Batch, Reply
 from s3dlio.transport.http1 import parse_head, plain_head, request_head, request_heads
@@ -137,6 +137,19 @@ async def test_the_error_of_an_absent_object(warm: S3Store, server: FaultServer)
     with pytest.raises(NotFoundError, match="absent"):
         await warm.go_on("absent", reply)
     assert (leased(warm), len(server.requests)) == (0, before)  # it was asked for once
+
+
+async def test_a_body_that_is_not_sound_is_asked_for_once_more(warm: S3Store, server: FaultServer) -> None:
+    server.always = Fault(headers={"x-amz-checksum-crc32c": "AAAAAA==", "x-amz-checksum-type": "FULL_OBJECT"})
+    batch: Batch[str] = Batch()
+    before = len(server.requests)
+    assert await warm.ask(batch, [("it", KEYS[0], 0)]) == 1
+    reply = (await all_of(batch))["it"]
+    assert reply.answer is not None
+    assert not await warm.is_sound(reply.answer)
+    with pytest.raises(ChecksumError, match="twice"):
+        await warm.go_on(KEYS[0], reply)
+    assert (leased(warm), len(server.requests)) == (0, before + 2)
 
 
 async def test_idle_connections_that_the_server_has_ended(warm: S3Store, server: FaultServer) -> None:

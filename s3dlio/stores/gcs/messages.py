@@ -47,7 +47,8 @@ from ...transport.download import Pin
 from ...transport.endpoint import Endpoint, parse_endpoint
 from ...transport.http1 import SecretText, parse_size
 from ...transport.upstream import Fault
-from ..http import HeaderNames, Query
+from ..headers import HeaderNames
+from ..http import Query
 from ..integrity import read_checksum
 
 UPLOADS = ".s3dlio-uploads/"
@@ -58,7 +59,7 @@ MOST_PIECES = 32
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _GENERATION = re.compile(r'"?([0-9]{1,19})"?')
-_PART_ETAG = re.compile(r"([0-9]{1,19})-([0-9a-f]{8})")
+_PART_ETAG = re.compile(r"([0-9]{1,19})-([0-9a-f]{8})?")
 _PERSISTED = re.compile(r"bytes=0-([0-9]{1,19})")
 _MISSING_BUCKET = re.compile(r"bucket does not exist", re.IGNORECASE)
 _GOOGLE = Endpoint("https", "storage.googleapis.com", 443)
@@ -252,8 +253,8 @@ def media_meta(key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
     return replace(meta, etag=meta.version, checksum=hash_header(headers))
 
 
-def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
-    """The version that a write of `size` bytes with that CRC32C made, from the new object's resource.
+def read_made(body: bytes, key: str, size: int, crc32c: int | None) -> PutResult:
+    """The version that a write of `size` bytes with that CRC32C, if it is known, made, from the new object's resource.
 
     Errors: `ProtocolError` where it is not the resource of such an object, `IntegrityError` for another CRC32C.
     """
@@ -261,7 +262,8 @@ def read_made(body: bytes, key: str, size: int, crc32c: int) -> PutResult:
     result = _version_of(made, key)
     if _size(made.get("size")) != size:
         raise ProtocolError(f"wrote {size} bytes, the new object is answered with a size that differs, or none")
-    if read_checksum("CRC32C", _text(made.get("crc32c")) or "") not in (StoredChecksum("CRC32C", crc32c), None):
+    told = read_checksum("CRC32C", _text(made.get("crc32c")) or "")
+    if told is not None and crc32c is not None and told.value != crc32c:
         raise IntegrityError("the object that was made does not have the CRC32C of what was sent")
     return result
 
@@ -393,7 +395,7 @@ class Piece(NamedTuple):
 
     name: str
     generation: str
-    crc32c: int
+    crc32c: int | None
     size: int
 
 
@@ -412,9 +414,9 @@ def joint_name(upload_id: str, level: int, number: int) -> str:
     return f"{part_prefix(upload_id)}joined-{level}-{number:05}"
 
 
-def part_etag(generation: str, crc32c: int) -> str:
+def part_etag(generation: str, crc32c: int | None) -> str:
     """What has to be remembered of a part until it is composed."""
-    return f"{generation}-{crc32c:08x}"
+    return f"{generation}-" if crc32c is None else f"{generation}-{crc32c:08x}"
 
 
 def pieces(upload_id: str, parts: Sequence[Part], where: ErrorContext) -> list[Piece]:
@@ -424,7 +426,7 @@ def pieces(upload_id: str, parts: Sequence[Part], where: ErrorContext) -> list[P
     if not parts or numbers != sorted(set(numbers)) or None in etags:
         raise RequestError("the parts are not those that were uploaded, in order", where)
     return [
-        Piece(part_name(upload_id, part.number), etag[1], int(etag[2], 16), part.size)
+        Piece(part_name(upload_id, part.number), etag[1], int(etag[2], 16) if etag[2] else None, part.size)
         for part, etag in zip(parts, etags, strict=True)
         if etag is not None
     ]
@@ -435,10 +437,12 @@ def groups(found: Sequence[Piece]) -> list[Sequence[Piece]]:
     return [found[first : first + MOST_PIECES] for first in range(0, len(found), MOST_PIECES)]
 
 
-def joined_crc32c(found: Sequence[Piece]) -> int:
-    """The CRC32C of the pieces one after the other."""
+def joined_crc32c(found: Sequence[Piece]) -> int | None:
+    """The CRC32C of the pieces one after the other, where those of all are known."""
     value = 0
     for piece in found:
+        if piece.crc32c is None:
+            return None
         value = checksum.combine("CRC32C", value, piece.crc32c, piece.size)
     return value
 

@@ -136,13 +136,13 @@ class GCSStore(HttpStore):
         made, _ = await self._insert(key, data, options)
         return made
 
-    async def _insert(self, key: str, data: bytes | memoryview, options: PutOptions) -> tuple[PutResult, int]:
-        """Write an object; its version and its CRC32C."""
+    async def _insert(self, key: str, data: bytes | memoryview, options: PutOptions) -> tuple[PutResult, int | None]:
+        """Write an object; its version and, unless checksums are off, its CRC32C."""
         context = self._context("objects.insert", check_key(key))
         refuse_tags(options, context)
         conditions = messages.conditions(options, context)
         view = memoryview(data).cast("B")
-        checksum = await self._digest(crc32c, view)
+        checksum = await self._digest(crc32c, view) if self._writes != "off" else None
         wanted = messages.resource(key, options, checksum)
         read = partial(_made, key=key, size=len(view), crc32c=checksum)
         with creating(options):
@@ -292,7 +292,7 @@ class GCSStore(HttpStore):
             return await super()._send(request, download)
 
 
-def _made(answer: Answer, key: str, size: int, crc32c: int) -> PutResult:
+def _made(answer: Answer, key: str, size: int, crc32c: int | None) -> PutResult:
     return messages.read_made(answer.body, key, size, crc32c)
 
 

@@ -15,7 +15,7 @@ from ...config import GiB
 from ...model import BoundedRange
 from ...transport.download import range_header
 from ...transport.http1 import is_weak, parse_size, quote_path, quote_query
-from ..http import etag_of
+from ..headers import etag_of
 from ..store import check_key
 
 MAX_COPY = 5 * GiB

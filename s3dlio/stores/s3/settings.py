@@ -7,7 +7,8 @@ from typing import cast
 
 from ...auth.aws import ProfileSettings
 from ...auth.environment import variable
-from ...config import Addressing, Config, endpoint_in_environment
+from ...config import Addressing, Checksums, Config, endpoint_in_environment
+from ...errors import ConfigError
 from .route import Variant
 
 
@@ -36,6 +37,25 @@ def _endpoint(configured: str | None, settings: ProfileSettings) -> str:
     if settings.ignore_configured_endpoint_urls and configured == endpoint_in_environment():
         return ""
     return configured or settings.endpoint_url or ""
+
+
+def compared(config: Config, settings: ProfileSettings) -> tuple[Checksums, Checksums]:
+    """What `checksums` means for reads, and for writes.
+
+    Where they are compared when they are there, AWS's own settings may say that only those are which a service demands.
+    Source: "Data integrity protections" in the AWS SDKs and Tools Reference Guide. Errors: `ConfigError`.
+    """
+    return (
+        _compared(config.checksums, "response_checksum_validation", settings.response_checksum_validation),
+        _compared(config.checksums, "request_checksum_calculation", settings.request_checksum_calculation),
+    )
+
+
+def _compared(checksums: Checksums, name: str, in_profile: str | None) -> Checksums:
+    said = variable(f"AWS_{name.upper()}") or in_profile or "when_supported"
+    if said.lower() not in ("when_supported", "when_required"):
+        raise ConfigError(f"{name} must be when_supported or when_required, not {said!r}")
+    return "off" if checksums == "when_there" and said.lower() == "when_required" else checksums
 
 
 def variant_of(config: Config) -> Variant:

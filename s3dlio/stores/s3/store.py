@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +17,7 @@ from ...auth.aws import aws_credentials, aws_profile
 from ...auth.express import ExpressSigner, Sessions
 from ...auth.signer import Signer
 from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, Credentials, CredentialsProvider, SigV4Signer
-from ...config import Config
+from ...config import Checksums, Config
 from ...errors import (
     BucketNotFoundError,
     ConfigError,
@@ -42,7 +41,6 @@ from ...model import (
     PartCopy,
     PutOptions,
     PutResult,
-    RestoreStatus,
     StoredChecksum,
     Upload,
 )
@@ -51,15 +49,17 @@ from ...transport.download import Download
 from ...transport.http1 import http_date, parse_size, quote_path
 from ...transport.service import Service
 from ...transport.upstream import Fault, Request, seconds
-from ..http import HeaderNames, HttpStore, conditions, each, open_service, read_removed, settled
+from ..headers import HeaderNames, conditions
+from ..http import HttpStore, each, open_service, read_removed, settled
 from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
 from . import checksums, copying, presigning
 from .directory import check_listing, folder_of, parse_session, picked, zone_of
 from .encryption import check_secrecy, encryption_headers
+from .restored import restore_status
 from .route import DEFAULT_REGION, Route, alike, check_bucket, regional_endpoint, route
-from .settings import variant_of, with_profile
+from .settings import compared, variant_of, with_profile
 from .uploads import ALGORITHM, BEGIN, compared_by, is_made_of, whole_compared
 from .xml import (
     can_hold,
@@ -91,7 +91,6 @@ _DIGESTS: Mapping[str, Callable[[memoryview], str]] = {
 }
 _NO_HEADERS: Mapping[str, str] = {}
 _GOOGLE = "storage.googleapis.com"
-_EXPIRY = re.compile('expiry-date="([^"]*)"')
 
 
 class S3Store(HttpStore):
@@ -105,7 +104,6 @@ class S3Store(HttpStore):
     _names = _NAMES
     _get = "GetObject"
     _head = "HeadObject"
-    _get_headers = checksums.ASK
     _digests = _DIGESTS
 
     def __init__(self, bucket: str, config: Config, credentials: CredentialsProvider | None = None) -> None:
@@ -114,7 +112,8 @@ class S3Store(HttpStore):
         self._found = config
         self._route: Route | None = None
         self._answered = self._is_there = False
-        self._encryption: Mapping[str, Mapping[str, str]] = {}
+        self._own_headers: Mapping[str, Mapping[str, str]] = {}
+        """By the names of operations."""
         self._others: dict[str, S3Store] = {}
         """By their names, the buckets that were copied from."""
         self._begun: dict[str, datetime | None] = {}
@@ -125,9 +124,10 @@ class S3Store(HttpStore):
         return f"s3://{self.bucket}"
 
     async def look_up_checksum(self, key: str) -> ObjectMeta | None:
-        """Of AWS alone: elsewhere it would be a request for what few servers have."""
+        """Of AWS alone, unless a checksum is required: elsewhere it would be a request for what few servers have."""
         try:
-            if not await self._at_amazon():
+            await self._reach()
+            if not self._takes_checksums(self._reads):
                 return None
             answer = await self._send(self._request(self._head, "HEAD", key, headers=checksums.ASK))
         except StoreError:
@@ -240,7 +240,8 @@ class S3Store(HttpStore):
 
     async def create_upload(self, key: str, options: PutOptions = PutOptions()) -> Upload:
         headers = self._of_write(replace(options, if_match=None, if_none_match=False))
-        return await self._begin(key, headers | BEGIN if await self._at_amazon() else headers, options)
+        await self._reach()
+        return await self._begin(key, headers | (BEGIN if self._takes_checksums(self._writes) else {}), options)
 
     def _of_write(self, options: PutOptions) -> dict[str, str]:
         if zone_of(self.bucket):
@@ -275,9 +276,15 @@ class S3Store(HttpStore):
         await self._reach()
         return self._route is not None and self._route.aws
 
+    def _takes_checksums(self, wanted: Checksums) -> bool:
+        """Whether the server is told of them, or asked: Amazon's if they are wanted, others if they are required."""
+        assert self._route is not None
+        return wanted == "require" or (wanted == "when_there" and self._route.aws)
+
     async def _sum(self, data: bytes | memoryview) -> int | None:
         """The checksum to send with `data`, where the server compares it."""
-        if not await self._at_amazon():
+        await self._reach()
+        if not self._takes_checksums(self._writes):
             return None
         return (await self._digest(partial(Checksum, ALGORITHM), memoryview(data).cast("B"))).value
 
@@ -356,8 +363,8 @@ class S3Store(HttpStore):
 
     def _addressed(self, request: Request, hashed: str = EMPTY_SHA256) -> Request:
         assert self._route is not None
-        encryption = self._encryption.get(request.operation, _NO_HEADERS)
-        headers = {**request.headers, **encryption, PAYLOAD_HASH: hashed}
+        own = self._own_headers.get(request.operation, _NO_HEADERS)
+        headers = {**request.headers, **own, PAYLOAD_HASH: hashed}
         return request._replace(path=self._route.path + request.path, headers=headers)
 
     async def _send(self, request: Request, download: Download | None = None) -> Answer:
@@ -390,7 +397,10 @@ class S3Store(HttpStore):
         """Read the profile, which may touch files, and connect the parts. No request is sent."""
         settings = await trio.to_thread.run_sync(aws_profile, self.config)
         self._found = with_profile(self.config, settings)
-        self._encryption = await trio.to_thread.run_sync(encryption_headers, self.config)
+        self._reads, self._writes = compared(self.config, settings)
+        asking = {self._get: checksums.ASK} if self._reads != "off" else {}
+        encryption = await trio.to_thread.run_sync(encryption_headers, self.config)
+        self._own_headers = {**asking, **{name: {**asking.get(name, {}), **own} for name, own in encryption.items()}}
         self._credentials = self._given or aws_credentials(self._found)
         return self._take(self._routes_in(self._found.region or DEFAULT_REGION, self._found.endpoint))
 
@@ -467,14 +477,6 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes, *, signed_f
         retry_after=seconds(headers.get("x-amz-retry-after"), 0.001),
         error=partial(WrongRegionError, region=moved) if moved else None,
     )
-
-
-def restore_status(text: str | None) -> RestoreStatus | None:
-    """What `x-amz-restore` says, as in `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`."""
-    if text is None:
-        return None
-    expiry = _EXPIRY.search(text)
-    return RestoreStatus('ongoing-request="true"' in text, http_date(expiry[1]) if expiry else None)
 
 
 def _taken(answer: Answer) -> Answer:

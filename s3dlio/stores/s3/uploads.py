@@ -19,7 +19,7 @@ from functools import reduce
 from ...alignment.checksum import combine
 from ...model import Part
 from ...transport.http1 import http_date, parse_size
-from ..http import etag_of
+from ..headers import etag_of
 
 ALGORITHM = "CRC64NVME"
 """The one that is quickest, and that every object in S3 has that was written without any."""

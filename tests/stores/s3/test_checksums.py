@@ -125,6 +125,17 @@ async def test_a_checksum_made_of_checksums_is_not_compared(
     assert (result.meta.checksum, result.verified) == (None, False)
 
 
+@pytest.mark.parametrize(
+    "etag", ['"d41d8cd98f00b204e9800998ecf8427e"', '"d41d8cd98f00b204e9800998ecf8427e-2"', '"opaque"', 'W/"weak"', None]
+)
+async def test_etags_that_look_like_another_md5(server: FaultServer, store: S3Store, etag: str | None) -> None:
+    """As those of encrypted objects, of uploads in parts, and of other servers do."""
+    server.always = Fault(headers={"etag": etag}, deaf_to=frozenset({"if-match"}))
+    await store.head("key")
+    assert await store.get("key") == await fetched(store, "key") == DATA
+    assert await ParallelStore(store, part_size=1024, parts_in_flight=4).get("key") == DATA
+
+
 async def test_an_unknown_algorithm_is_not_compared(server: FaultServer, store: S3Store) -> None:
     server.always = Fault(headers={"x-amz-checksum-sha256": "A" * 43 + "=", **FULL})
     result = await store.fetch("key", BytesSink())

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from s3dlio.errors import ErrorContext, PermissionDeniedError, ProtocolError, ServerError, WrongRegionError
 from s3dlio.model import Part, RestoreStatus, iso_time
-from s3dlio.stores.s3.store import read_fault, restore_status
+from s3dlio.stores.s3.restored import restore_status
+from s3dlio.stores.s3.store import read_fault
 from s3dlio.stores.s3.xml import (
     can_hold,
     complete_body,
