@@ -51,6 +51,11 @@ def _setting(
     return field(default_factory=factory, metadata={"variables": variables, "default": default})
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 def _flag(default: bool | None, variable: str) -> Any:
     """A field that is true or false, or `None`."""
     return _setting(default, variable, kind=parse_flag)
@@ -91,6 +96,11 @@ class Config:
 
     This and the other two may be several endpoints that have the same objects: a list, URLs with commas between them,
     `http://10.0.0.{1...8}:9000`, or `@path`, a file with one a line. They are kept as URLs with commas between them."""
+
+    replicas: tuple[str | tuple[str, Config], ...] = _setting((), "S3DLIO_REPLICAS", kind=_names)
+    """Where else to read, in this order, what the bucket does not have, or while it is out: URIs of folders, which have
+    its objects under the same keys; with commas between them in the environment. `{bucket}` stands for its name. A pair
+    of a URI and a `Config` is reached by that, others as the bucket is. See :mod:`s3dlio.replicas`."""
 
     use_fips_endpoint: bool | None = _flag(None, "AWS_USE_FIPS_ENDPOINT")
     """Have AWS answer with validated cryptography; else as the profile says. For AWS's own hosts alone, as the next."""
@@ -205,6 +215,7 @@ class Config:
         for item in fields(self):
             if getattr(self, item.name) is None and item.metadata.get("default", "") is None:
                 object.__setattr__(self, item.name, item.default_factory())  # type: ignore[operator]
+        object.__setattr__(self, "replicas", _kept(self.replicas))
         for name in ENDPOINTS:
             object.__setattr__(self, name, _listed(name, getattr(self, name)))
         object.__setattr__(self, "bind", joined(self.bind))
@@ -260,6 +271,26 @@ _TEXTS = (
     *("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy", "bind"),
     *("sse_kms_key_id", "sse_c_key_file"),
 )
+
+
+def _kept(replicas: Any) -> tuple[str | tuple[str, Config], ...]:
+    """A configuration can be a key of a dictionary. Errors: `ConfigError`."""
+    if not isinstance(replicas, list | tuple):
+        raise ConfigError(f"replicas must be a list, not {type(replicas).__name__}")
+    kept = tuple(tuple(each) if isinstance(each, list) else each for each in replicas)
+    for each in kept:
+        uri = each if isinstance(each, str) else _uri_of(each)
+        if uri is None or "?" in uri or ("@" in uri and not uri.startswith("abfss://")):
+            raise ConfigError("replicas are URIs without user or query, or pairs of such a URI and a Config")
+    return kept
+
+
+def _uri_of(replica: Any) -> str | None:
+    """That of a pair, if it is one."""
+    match replica:
+        case (str(uri), Config()):
+            return uri
+    return None
 
 
 def _listed(name: str, given: Any) -> Any:

@@ -45,6 +45,9 @@ class ParallelStore(WrapperStore):
     long as one part is within it. Errors: each method raises `StoreError`, as :class:`ObjectStore` says.
     """
 
+    replicas: tuple[ParallelStore, ...] = ()
+    """Those that are read from where this one fails: see :mod:`s3dlio.replicas`."""
+
     def __init__(
         self, inner: ObjectStore, *, part_size: int, parts_in_flight: int, memory_limit: int = 256 * MiB
     ) -> None:

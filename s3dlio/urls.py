@@ -14,7 +14,7 @@ A kind of store is imported when the first URI of its scheme is opened.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from . import stores
@@ -22,6 +22,7 @@ from .config import Config
 from .errors import InvalidUriError
 from .observers import Hook, observer_of
 from .proxy import hide_proxy
+from .replicas import ReplicatedStore
 from .stores.store import ObjectStore
 from .stores.wrapper import PrefixStore
 from .transfer import ParallelStore
@@ -150,9 +151,17 @@ def open_store(
     store.observer = None if trace is None else observer_of(trace)
     folder = parsed.key if not parsed.key or parsed.key.endswith("/") else f"{parsed.key}/"
     inner = PrefixStore(store, folder) if folder else store
-    return ParallelStore(
-        inner,
-        part_size=config.part_size,
-        parts_in_flight=config.parts_in_flight,
-        memory_limit=config.memory_limit,
-    )
+    if not config.replicas:
+        return ParallelStore(inner, **_driven(config))
+    replicas = [_replica(each, parsed.bucket, folder, config) for each in config.replicas]
+    return ReplicatedStore(inner, replicas, **_driven(config), max_attempts=config.max_attempts)
+
+
+def _replica(given: str | tuple[str, Config], bucket: str, folder: str, config: Config) -> ParallelStore:
+    """The `folder` of a replica of `bucket`, reached by the configuration that comes with it, or `config`."""
+    uri, own = (given, config) if isinstance(given, str) else given
+    return open_store(f"{uri.replace('{bucket}', bucket).rstrip('/')}/{folder}", replace(own, replicas=()))
+
+
+def _driven(config: Config) -> dict[str, int]:
+    return {name: getattr(config, name) for name in ("part_size", "parts_in_flight", "memory_limit")}

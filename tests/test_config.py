@@ -33,6 +33,7 @@ _SPELLINGS: dict[object, tuple[str, object]] = {
     "auto": ("path", "path"),
     "full": ("file", "file"),
     "when_there": ("off", "off"),
+    (): (" s3://b, file:///c ", ("s3://b", "file:///c")),
     "s3dlio": ("my-program/1", "my-program/1"),
 }
 

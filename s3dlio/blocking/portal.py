@@ -200,7 +200,8 @@ class BlockingPortal:
     def retire(self, store: ParallelStore) -> None:
         """On the loop: close the store as soon as nobody uses it any more."""
         self._retired.add(store)
-        weakref.finalize(store, self.soon, self._start, Job(self, store.inner.aclose))
+        for each in (store, *store.replicas):
+            weakref.finalize(store, self.soon, self._start, Job(self, each.inner.aclose))
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Run a plain function on the loop, soon. Does nothing in a forked child or after the loop has ended."""

@@ -371,7 +371,8 @@ class Prefetcher:
 
     async def _go_on(self, position: int, want: Want, reply: Reply[_Known]) -> bytes:
         """What a lane has asked for, and cannot take."""
-        inner = want.store.opened(self._portal).inner
+        store = want.store.opened(self._portal)
+        inner = store.inner if not store.replicas else None
         if (want.meta is not None or reply.answer is not None) and isinstance(inner, HttpStore):
             return await inner.go_on(want.key, reply)
         reply.drop()  # it may be large, and must not come all at once then

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,6 +33,22 @@ from .endpoint import Endpoint
 from .retry import Failure, RetryPolicy
 from .rotation import Rotation
 from .upstream import Failed, Request, Upstream
+
+
+_most: ContextVar[int | None] = ContextVar("most attempts of a request", default=None)
+
+
+@contextmanager
+def impatient(attempts: int) -> Iterator[None]:
+    """Have requests of this task, and of tasks it starts, be sent so often at most, as somebody else can be asked.
+
+    One that nobody took, or that was met with silence, is not sent again.
+    """
+    token = _most.set(attempts)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 @dataclass(slots=True)
@@ -157,6 +174,9 @@ class Service:
         untried = self.rotation.untried(progress.tried)
         attempt = 0 if untried else progress.attempt
         if not self.policy.may_retry(failed.failure, attempt, idempotent=request.idempotent):
+            return False
+        most, silent = _most.get(), failed.failure in (Failure.NOT_SENT, Failure.STALLED)
+        if most is not None and not untried and (silent or attempt >= most):
             return False
         if not untried:
             progress.attempt = await self.circuit.wait(failed.failure, attempt, failed.error, failed.server_asks)

@@ -141,7 +141,7 @@ def test_requests_are_sent_as_often_as_was_set(attempts: int) -> None:
 GUIDE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
 SOURCES = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", GUIDE.partition("| where it comes from |")[2], re.MULTILINE))
 _ANOTHER = {str: "true", bool: "", int: "7", float: "7", type(None): "true"}
-_CHOICES = {"addressing": "path", "durable": "none", "sse": "aws:kms", "checksums": "off"}
+_CHOICES = {"addressing": "path", "durable": "none", "sse": "aws:kms", "checksums": "off", "replicas": "s3://b"}
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)

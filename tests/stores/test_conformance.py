@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from s3dlio.config import Config
+from s3dlio.config import Config, MiB
+from s3dlio.replicas import ReplicatedStore
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import ObjectStore
@@ -41,6 +42,16 @@ class TestMemoryInParallel(TestMemory):
     @pytest.fixture
     def store(self) -> ObjectStore:
         return ParallelStore(MemoryStore(), part_size=RANGE, parts_in_flight=3)
+
+
+class TestMemoryWithReplicas(TestMemory):
+    """One that has none of the objects, and another one."""
+
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        replicas = [ParallelStore(MemoryStore(), part_size=RANGE, parts_in_flight=3) for _ in range(2)]
+        sizes = {"part_size": RANGE, "parts_in_flight": 3, "memory_limit": 64 * MiB}
+        return ReplicatedStore(MemoryStore(), replicas, **sizes, max_attempts=3)
 
 
 async def contents(store: ObjectStore, folder: str) -> list[str]:
