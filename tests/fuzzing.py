@@ -37,7 +37,6 @@ from s3dlio.stores.s3 import xml as s3
 from s3dlio.stores.s3.directory import parse_session
 from s3dlio.stores.s3.restored import restore_status
 from s3dlio.stores.s3.store import read_fault as read_s3_fault
-from s3dlio.stores.s3.store import restore_status
 from s3dlio.transport.download import Download
 from s3dlio.transport.endpoint import parse_endpoint
 from s3dlio.transport.http1 import (

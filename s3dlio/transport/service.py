@@ -34,7 +34,6 @@ from .retry import Failure, RetryPolicy
 from .rotation import Rotation
 from .upstream import Failed, Request, Upstream
 
-
 _most: ContextVar[int | None] = ContextVar("most attempts of a request", default=None)
 
 

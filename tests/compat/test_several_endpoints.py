@@ -112,7 +112,7 @@ def test_an_endpoint_is_killed_in_a_distributed_save(
     writer = S3StorageWriter("us-east-1", uri, endpoint=endpoint, thread_count=2)
     state_dict_saver.save({**state, "stop": _Stop(gateways[0])}, storage_writer=writer, no_dist=True)
     found = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    reader = S3StorageReader("us-east-1", uri, endpoint=endpoint)
+    reader = S3StorageReader("us-east-1", uri, endpoint=",".join(endpoint))
     state_dict_loader.load(found, storage_reader=reader, no_dist=True)
     gateways[0].start()
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())

@@ -340,7 +340,10 @@ async def read_in_child() -> None:
         for key in (SMALL[3], SMALL[4], LARGE[1]):
             assert await persistent(store.get, key) == content(key)
     blocking = BlockingStore(parse_uri(_URI), Config(max_attempts=20, stall_timeout=1.0))
-    in_thread = functools.partial(trio.to_thread.run_sync, blocking.get)
+
+    async def in_thread(key: str) -> bytes:
+        return await trio.to_thread.run_sync(lambda: blocking.get(key))
+
     assert await persistent(in_thread, SMALL[4]) == content(SMALL[4])
 
 

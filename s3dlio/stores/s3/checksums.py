@@ -1,4 +1,4 @@
-"""What the answer to a GET says of checksums: pure.
+"""What the answer to a GET says of checksums, and what is signed of a body that is sent.
 
 A checksum is of the whole object (`FULL_OBJECT`), or made of those of its parts (`COMPOSITE`), which says nothing of
 the bytes themselves. Answers to ranges have none, unless the range is one whole part of the object, or all of it. A
@@ -10,10 +10,14 @@ Source: "Checking object integrity in Amazon S3" in the User Guide; "GetObject" 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 
+import trio
+
+from ...auth.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from ...model import StoredChecksum
-from ..integrity import read_checksum
+from ..integrity import HASH_IN_THREAD_FROM, read_checksum
 
 ASK = {"x-amz-checksum-mode": "ENABLED"}
 """For every server: botocore has sent it to all of them since 1.36, so those that do not know it take no notice."""
@@ -44,3 +48,17 @@ def _value(headers: Mapping[str, str]) -> StoredChecksum | None:
         if text is not None:
             return read_checksum(algorithm, text)
     return None
+
+
+async def payload_hash(body: Sequence[memoryview], *, tls: bool) -> str:
+    """What SigV4 signs for the body: its SHA-256 where nothing else protects it, nothing under TLS."""
+    if not body:
+        return EMPTY_SHA256
+    if tls:
+        return UNSIGNED_PAYLOAD
+    digest = hashlib.sha256()
+    for piece in body:
+        await trio.to_thread.run_sync(digest.update, piece) if len(piece) >= HASH_IN_THREAD_FROM else digest.update(
+            piece
+        )
+    return digest.hexdigest()

@@ -16,7 +16,7 @@ from ...alignment.checksum import Checksum
 from ...auth.aws import aws_credentials, aws_profile
 from ...auth.express import ExpressSigner, Sessions
 from ...auth.signer import Signer
-from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, UNSIGNED_PAYLOAD, Credentials, CredentialsProvider, SigV4Signer
+from ...auth.sigv4 import EMPTY_SHA256, PAYLOAD_HASH, Credentials, CredentialsProvider, SigV4Signer
 from ...config import Checksums, Config
 from ...errors import (
     BucketNotFoundError,
@@ -51,7 +51,6 @@ from ...transport.service import Service
 from ...transport.upstream import Fault, Request, seconds
 from ..headers import HeaderNames, conditions
 from ..http import HttpStore, each, open_service, read_removed, settled
-from ..integrity import HASH_IN_THREAD_FROM
 from ..store import MAX_KEY, check_key, refuse_tags
 from ..xml import parse_error, text_of
 from . import checksums, copying, presigning
@@ -371,7 +370,7 @@ class S3Store(HttpStore):
         service = await self._reach()
         assert self._route is not None
         place = self._route
-        request = self._addressed(request, await payload_hash(request.body, tls=place.endpoint.tls))
+        request = self._addressed(request, await checksums.payload_hash(request.body, tls=place.endpoint.tls))
         try:
             answer = await self._follow(service, place, request, download)
         except (PermissionDeniedError, ConnectionFailedError):
@@ -447,20 +446,6 @@ class S3Store(HttpStore):
 def _fits_batch(key: str) -> bool:
     """Whether DeleteObjects can spell this key, and no server would refuse the whole batch for it."""
     return bool(key) and can_hold(key) and len(key.encode()) <= MAX_KEY
-
-
-async def payload_hash(body: Sequence[memoryview], *, tls: bool) -> str:
-    """What SigV4 signs for the body: its SHA-256 where nothing else protects it, nothing under TLS."""
-    if not body:
-        return EMPTY_SHA256
-    if tls:
-        return UNSIGNED_PAYLOAD
-    digest = hashlib.sha256()
-    for piece in body:
-        await trio.to_thread.run_sync(digest.update, piece) if len(piece) >= HASH_IN_THREAD_FROM else digest.update(
-            piece
-        )
-    return digest.hexdigest()
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes, *, signed_for: str = "") -> Fault | None:
