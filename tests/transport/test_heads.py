@@ -11,6 +11,7 @@ from s3dlio.errors import ProtocolError
 from s3dlio.transport.http1 import ChunkedDecoder, Framing, body_framing, parse_head, plain_head
 
 from .interpreted import InterpretedHead
+from .test_http1 import SMUGGLING
 from .test_pump import streams
 
 _CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
@@ -105,6 +106,19 @@ def test_what_the_pump_takes_is_read_alike(stream: bytes) -> None:
     if length >= 0:
         assert body_framing("GET", parse_head(stream[:end])) == body_framing("GET", plain_head(stream[:end]))
         assert body_framing("GET", parse_head(stream[:end])) == Framing("length", length)
+
+
+@pytest.mark.parametrize("name", SMUGGLING)
+def test_what_is_ambiguous_is_not_plain(name: str) -> None:
+    sound = b"Content-Length: 5\r\n"
+    start = SMUGGLING[name].find(b"\r\n") + 2
+    for head in (SMUGGLING[name], SMUGGLING[name][:start] + sound + SMUGGLING[name][start:]):
+        assert InterpretedHead().plain_length(head) < 0
+
+
+def test_a_plain_line_ends_in_cr_and_lf() -> None:
+    for byte in {*range(256)} - {ord("\r")}:
+        assert InterpretedHead().plain_length(b"HTTP/1.1 200 OK\r\nX: a%c\nContent-Length: 5\r\n\r\n" % byte) < 0
 
 
 @pytest.mark.parametrize("size", [0, 5, 1 << 40])
