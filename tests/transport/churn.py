@@ -271,18 +271,26 @@ async def warm_up(state: Churn) -> None:
 
 async def at_rest(state: Churn) -> int:
     """Look whether anything is left of what was done; how many sockets there are that are no idle connection."""
-    blocking = BlockingStore(parse_uri(_URI), state.config)
-
-    async def look() -> int:
-        return await quiet(blocking.opened(portal()))
-
-    idle = await quiet(state.store) + await trio.to_thread.run_sync(lambda: portal().call(look))
+    idle = await idle_connections(state)
     stats = state.pool.stats
     assert (stats.leased, stats.leases, stats.waiting) == (0, 0, 0), stats
     gc.collect()
     state.graveyard.settle()
     assert not state.graveyard.disturbed, "memory was written to after it had gone back"
-    return open_sockets() - idle
+    while True:  # a server that is killed meanwhile, or is back, changes their number
+        sockets, before, idle = open_sockets(), idle, await idle_connections(state)
+        if before == idle:
+            return sockets - idle
+
+
+async def idle_connections(state: Churn) -> int:
+    """Of both runs."""
+    blocking = BlockingStore(parse_uri(_URI), state.config)
+
+    async def look() -> int:
+        return await quiet(blocking.opened(portal()))
+
+    return await quiet(state.store) + await trio.to_thread.run_sync(lambda: portal().call(look))
 
 
 async def quiet(store: ParallelStore) -> int:
@@ -342,7 +350,7 @@ async def read_in_child() -> None:
     blocking = BlockingStore(parse_uri(_URI), Config(max_attempts=20, stall_timeout=1.0))
 
     async def in_thread(key: str) -> bytes:
-        return await trio.to_thread.run_sync(lambda: blocking.get(key))
+        return await trio.to_thread.run_sync(blocking.get, key)
 
     assert await persistent(in_thread, SMALL[4]) == content(SMALL[4])
 
