@@ -187,7 +187,7 @@ def test_it_is_valid_whenever_one_looks(store: BlockingStore, path: Path) -> Non
     size = path.stat().st_size
     store.get(KEYS[0])
     assert path.stat().st_size == size
-    assert observers.observers(None) == ()
+    assert observers._everybody == ()
 
 
 def test_an_interrupt_leaves_it_whole(store: BlockingStore, path: Path) -> None:
@@ -220,7 +220,7 @@ def test_so_does_the_end_of_the_process(store: BlockingStore, path: Path, how: s
 
 
 def in_worker(path: str, uri: str) -> None:
-    assert observers.observers(None) == ()
+    assert observers._everybody == ()
     if path:
         s3dlio.trace(path)
     s3dlio.get(uri)
@@ -247,4 +247,4 @@ def test_a_disk_that_is_full_is_an_error_of_its_own(store: BlockingStore) -> Non
         s3dlio.trace("/dev/full")
     with pytest.raises(FileNotFoundError):
         s3dlio.trace("/absent/trace.json")
-    assert observers.observers(None) == ()
+    assert observers._everybody == ()

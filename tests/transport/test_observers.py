@@ -78,7 +78,10 @@ async def test_info_is_silent(server: FaultServer, store: S3Store, caplog: pytes
     assert caplog.messages == []
 
 
-async def test_where_nobody_wants_to_know_nothing_is_made(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_nobody_wants_to_know_nothing_is_made(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "s3dlio")
     monkeypatch.setattr(Attempt, "__init__", None)
     for _ in range(2):
         assert await store.get("key") == DATA
@@ -177,6 +180,7 @@ async def test_an_observer_that_fails_harms_nothing(store: S3Store, caplog: pyte
     def fail(_event: str, _info: dict[str, Any]) -> None:
         raise LookupError("mine")
 
+    caplog.set_level(logging.INFO, "s3dlio")
     store.observer = observer_of(fail)
     assert await store.get("key") == DATA
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2

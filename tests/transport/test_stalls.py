@@ -71,6 +71,7 @@ async def test_silence_in_mid_body(clock: MockClock, server: FaultServer, make_s
 async def test_a_long_silence_is_worth_a_line(
     clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "s3dlio")
     server.objects[f"{ROOT}big"] = BIG
     server.script += [Fault(stall=NOTHING), Fault(stall=600_000)]
     began = trio.current_time()
@@ -92,6 +93,7 @@ async def test_a_long_silence_is_worth_a_line(
 async def test_a_slow_body_is_not_worth_a_line(
     clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "s3dlio")
     server.objects[f"{ROOT}slow"] = BIG[:1200]
     server.script += [Fault(pace=(100, 9.0))]
     assert await make_store().get("slow") == BIG[:1200]
@@ -101,6 +103,7 @@ async def test_a_slow_body_is_not_worth_a_line(
 async def test_each_of_many_waits_has_a_line_of_its_own(
     clock: MockClock, server: FaultServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "s3dlio")
     server.always = Fault(stall=NOTHING)
     store = make_store()
     async with trio.open_nursery() as nursery:
