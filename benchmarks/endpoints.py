@@ -1,9 +1,10 @@
 """An epoch over eight endpoints, of which three are killed: `python -m benchmarks.endpoints --help`.
 
 One SeaweedFS stands behind eight gateways, each a process that lets so many bytes a second through. From the start one
-is ten times slower, and one refuses all requests. A `DataLoader` of two processes reads small objects; after a third of
-them three gateways are killed, and started again after another. What is read is compared, and drawn over time beside
-what the gateways let through.
+is ten times slower, and one refuses all requests. A `DataLoader` of some processes reads small objects; after a third
+of them three gateways are killed, and started again after another. What is read is compared, and drawn over time beside
+what the gateways let through. A batch is there when its last object is: so it takes more than two processes to ask
+eight gateways for all that they can give.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ async def fill(server: SeaweedFS, keys: list[str]) -> None:
             nursery.start_soon(put, key)
 
 
-def epoch(keys: list[str], through: list[Gateway]) -> Run:
+def epoch(keys: list[str], through: list[Gateway], workers: int) -> Run:
     """Read all once, in batches of 16; kill and start gateways on the way."""
     from torch.utils.data import DataLoader
 
@@ -108,7 +109,7 @@ def epoch(keys: list[str], through: list[Gateway]) -> Run:
     uris = [f"s3://{BUCKET}/{key}" for key in keys]
     endpoint = ",".join(gateway.endpoint for gateway in through)
     dataset = S3MapDataset.from_objects(uris, region="us-east-1", endpoint=endpoint, transform=told)
-    loader = DataLoader(dataset, batch_size=16, num_workers=2, multiprocessing_context="fork", collate_fn=list)
+    loader = DataLoader(dataset, batch_size=16, num_workers=workers, multiprocessing_context="fork", collate_fn=list)
     begun = 0.0
     for batch in loader:
         begun = begun or time.monotonic()
@@ -177,13 +178,14 @@ def draw(run: Run, place: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endpoints", description=__doc__)
     parser.add_argument("--count", type=int, default=9000, metavar="N", help="how many objects (9000)")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="processes of the DataLoader (4)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the curve and all that was measured there")
     options = parser.parse_args()
     keys = [f"{number:06}" for number in range(options.count)]
     with seaweedfs() as server, gateways(server) as through:
         os.environ.update(server.environment())
         trio.run(fill, server, keys)
-        run = epoch(keys, through)
+        run = epoch(keys, through, options.workers)
     print(*lines(run), sep="\n")
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .servers.seaweedfs import SeaweedFS, seaweedfs
 
 pytest_plugins = ["tests.disk", "tests.places"]
 
+_ALL_AT_DEBUG = "S3DLIO_TESTS_AT_DEBUG" in os.environ
 _VIRTUAL_CLOCKS = frozenset({"clock", "autojump_clock", "mock_clock"})
 _NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TRUST_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
@@ -66,15 +68,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def watch() -> Watch:
     """What looks for secrets in all that is logged, which is all that can be, and in errors."""
-    watch, log = Watch(), logging.getLogger("s3dlio")
-    log.setLevel(logging.DEBUG)
-    log.addHandler(watch)
+    watch = Watch()
+    logging.getLogger("s3dlio").addHandler(watch)
     watch_errors(watch)
     return watch
 
 
 @pytest.fixture(autouse=True)
-def no_secret_is_told(watch: Watch) -> Iterator[None]:
+def no_secret_is_told(watch: Watch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every other test runs at DEBUG, always the same ones; all of them with `S3DLIO_TESTS_AT_DEBUG=1`.
+
+    To be logged is to be observed: the others take the way where nobody looks.
+    """
+    observed = _ALL_AT_DEBUG or zlib.crc32(request.node.nodeid.encode()) % 2
+    logging.getLogger("s3dlio").setLevel(logging.DEBUG if observed else logging.INFO)
     yield
     watch.check()
 

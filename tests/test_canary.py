@@ -14,6 +14,11 @@ from .canary import AZURITE_KEY, CANARY, Watch
 from .servers.seaweedfs import READERS_SECRET, SECRET
 
 
+@pytest.fixture(autouse=True)
+def at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "s3dlio")
+
+
 @pytest.fixture(params=["s3dlio", "s3dlio.transport", "s3dlio.auth", "s3dlio.compat.s3torchconnector.s3writer"])
 def log(request: pytest.FixtureRequest) -> logging.Logger:
     return logging.getLogger(request.param)
