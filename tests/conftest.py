@@ -66,7 +66,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def watch() -> Watch:
+def canary_watch() -> Watch:
     """What looks for secrets in all that is logged, which is all that can be, and in errors."""
     watch = Watch()
     logging.getLogger("s3dlio").addHandler(watch)
@@ -75,7 +75,7 @@ def watch() -> Watch:
 
 
 @pytest.fixture(autouse=True)
-def no_secret_is_told(watch: Watch, request: pytest.FixtureRequest) -> Iterator[None]:
+def no_secret_is_told(canary_watch: Watch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Every other test runs at DEBUG, always the same ones; all of them with `S3DLIO_TESTS_AT_DEBUG=1`.
 
     To be logged is to be observed: the others take the way where nobody looks.
@@ -83,7 +83,7 @@ def no_secret_is_told(watch: Watch, request: pytest.FixtureRequest) -> Iterator[
     observed = _ALL_AT_DEBUG or zlib.crc32(request.node.nodeid.encode()) % 2
     logging.getLogger("s3dlio").setLevel(logging.DEBUG if observed else logging.INFO)
     yield
-    watch.check()
+    canary_watch.check()
 
 
 @pytest.fixture(scope="session", autouse=True)

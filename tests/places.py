@@ -85,7 +85,7 @@ def places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture(params=(*SCHEMES, "memory"))
-def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of an empty folder, with a slash at its end, in a place of each scheme, and the variables to reach it."""
     with place_of(request.param, request) as place:
         for name, value in place.environment.items():

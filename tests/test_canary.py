@@ -32,34 +32,34 @@ def log(request: pytest.FixtureRequest) -> logging.Logger:
         *("AWS4-HMAC-SHA256 Signature=0a", "SharedKey devstoreaccount1:x", "Bearer ya29", "/c/k?sv=1&sig=x"),
     ],
 )
-def test_a_secret_in_a_log_is_found(secret: str, log: logging.Logger, watch: Watch) -> None:
+def test_a_secret_in_a_log_is_found(secret: str, log: logging.Logger, canary_watch: Watch) -> None:
     log.debug("asked with %s", secret)
     with pytest.raises(AssertionError, match="told to whoever reads logs"):
-        watch.check()
-    watch.check()
+        canary_watch.check()
+    canary_watch.check()
 
 
-def test_a_secret_in_a_logged_traceback_is_found(log: logging.Logger, watch: Watch) -> None:
+def test_a_secret_in_a_logged_traceback_is_found(log: logging.Logger, canary_watch: Watch) -> None:
     try:
         raise ValueError(SECRET)
     except ValueError:
         log.warning("this went wrong", exc_info=True)
     with pytest.raises(AssertionError):
-        watch.check()
+        canary_watch.check()
 
 
 @pytest.mark.parametrize(
     "error", [lambda: ConfigError(SECRET), lambda: NotFoundError("none", ErrorContext(endpoint=f"http://u:{SECRET}@h"))]
 )
-def test_a_secret_in_an_error_is_found(error: type[StoreError], watch: Watch) -> None:
+def test_a_secret_in_an_error_is_found(error: type[StoreError], canary_watch: Watch) -> None:
     error()  # type: ignore[call-arg]
     with pytest.raises(AssertionError):
-        watch.check()
+        canary_watch.check()
 
 
-def test_every_test_is_watched(request: pytest.FixtureRequest, watch: Watch) -> None:
+def test_every_test_is_watched(request: pytest.FixtureRequest, canary_watch: Watch) -> None:
     assert "no_secret_is_told" in request.fixturenames
-    assert watch in logging.getLogger("s3dlio").handlers
+    assert canary_watch in logging.getLogger("s3dlio").handlers
     assert logging.getLogger("s3dlio.transport").isEnabledFor(logging.DEBUG)
     logging.getLogger("s3dlio.transport").debug("GET /bucket/key (0 bytes): 200 (5 bytes), signed")
-    watch.check()
+    canary_watch.check()

@@ -16,8 +16,8 @@ import s3dlio
 from s3dlio import NotFoundError, ObjectChangedError
 
 
-def test_what_is_written_is_read(folder: str) -> None:
-    uri = f"{folder}file"
+def test_what_is_written_is_read(tree: str) -> None:
+    uri = f"{tree}file"
     with s3dlio.open(uri, "wb") as file:
         assert file.write(b"some, ") == 6
         file.write(memoryview(b"and more"))
@@ -33,25 +33,25 @@ def test_what_is_written_is_read(folder: str) -> None:
         assert file.seek(100) == 100
         assert file.read(1) == b""
     with pytest.raises(NotFoundError):
-        s3dlio.open(f"{folder}absent")
+        s3dlio.open(f"{tree}absent")
 
 
-def test_programs_that_want_a_file_take_it(folder: str) -> None:
+def test_programs_that_want_a_file_take_it(tree: str) -> None:
     numbers: Any = np.arange(1_000_000)
-    with s3dlio.open(f"{folder}numbers.npz", "wb") as written:
+    with s3dlio.open(f"{tree}numbers.npz", "wb") as written:
         np.savez(written, numbers=numbers)
-    with s3dlio.open(f"{folder}numbers.npz") as file, zipfile.ZipFile(file) as archive:
+    with s3dlio.open(f"{tree}numbers.npz") as file, zipfile.ZipFile(file) as archive:
         assert archive.namelist() == ["numbers.npy"]
-    with s3dlio.open(f"{folder}numbers.npz") as file:
+    with s3dlio.open(f"{tree}numbers.npz") as file:
         assert np.array_equal(np.load(file)["numbers"], numbers)
-    with s3dlio.open(f"{folder}text", "wb") as written, io.TextIOWrapper(written) as text:
+    with s3dlio.open(f"{tree}text", "wb") as written, io.TextIOWrapper(written) as text:
         json.dump({"a": 1}, text)
-    with s3dlio.open(f"{folder}text") as file:
+    with s3dlio.open(f"{tree}text") as file:
         assert json.load(file) == {"a": 1}
 
 
-def test_a_version_that_was_replaced_is_not_mixed(folder: str) -> None:
-    uri = f"{folder}file"
+def test_a_version_that_was_replaced_is_not_mixed(tree: str) -> None:
+    uri = f"{tree}file"
     s3dlio.put(uri, bytes(100))
     with s3dlio.open(uri) as file:
         s3dlio.put(uri, b"\1" * 100)
@@ -59,8 +59,8 @@ def test_a_version_that_was_replaced_is_not_mixed(folder: str) -> None:
             file.read()
 
 
-def test_what_an_exception_ends_makes_no_object(folder: str) -> None:
-    file = s3dlio.open(f"{folder}file", "wb")
+def test_what_an_exception_ends_makes_no_object(tree: str) -> None:
+    file = s3dlio.open(f"{tree}file", "wb")
 
     def write_half() -> None:
         with file:
@@ -70,7 +70,7 @@ def test_what_an_exception_ends_makes_no_object(folder: str) -> None:
     with pytest.raises(ZeroDivisionError):
         write_half()
     assert file.closed
-    assert not s3dlio.exists(f"{folder}file")
+    assert not s3dlio.exists(f"{tree}file")
 
 
 def test_what_is_dropped_makes_no_object() -> None:
@@ -102,12 +102,12 @@ def test_objects_are_pickled_through_it() -> None:
         assert np.array_equal(pickle.load(file), np.arange(5))
 
 
-def test_a_pattern_and_a_walk_find_what_is_there(folder: str) -> None:
+def test_a_pattern_and_a_walk_find_what_is_there(tree: str) -> None:
     names = ["a.jpg", "b.txt", "x/a.jpg", "x/y/b.jpg", "x/y/z/c.jpg"]
-    s3dlio.put_many({folder + name: name for name in names})
+    s3dlio.put_many({tree + name: name for name in names})
 
     def found(pattern: str) -> list[str]:
-        return [uri.removeprefix(folder) for uri in s3dlio.glob(folder + pattern).uris]
+        return [uri.removeprefix(tree) for uri in s3dlio.glob(tree + pattern).uris]
 
     assert found("*.jpg") == ["a.jpg"]
     assert found("**/*.jpg") == ["a.jpg", "x/a.jpg", "x/y/b.jpg", "x/y/z/c.jpg"]
@@ -115,7 +115,7 @@ def test_a_pattern_and_a_walk_find_what_is_there(folder: str) -> None:
     assert found("x/**") == ["x/a.jpg", "x/y/b.jpg", "x/y/z/c.jpg"]
     assert found("nothing*") == []
     walked = [
-        (each.uri.removeprefix(folder), [*each.folders], [meta.size for meta in each.objects])
-        for each in s3dlio.walk(folder)
+        (each.uri.removeprefix(tree), [*each.folders], [meta.size for meta in each.objects])
+        for each in s3dlio.walk(tree)
     ]
     assert walked == [("", ["x"], [5, 5]), ("x/", ["y"], [7]), ("x/y/", ["z"], [9]), ("x/y/z/", [], [11])]

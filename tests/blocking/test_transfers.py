@@ -38,71 +38,71 @@ def memory(request: pytest.FixtureRequest) -> str:
     return f"memory://{request.node.name}/tree/"
 
 
-def test_an_object_is_copied_and_moved_with_what_it_says_of_itself(folder: str, memory: str) -> None:
+def test_an_object_is_copied_and_moved_with_what_it_says_of_itself(tree: str, memory: str) -> None:
     s3dlio.put(f"{memory}from", b"data", PutOptions("text/plain", {"made": "now"}))
-    s3dlio.copy(f"{memory}from", f"{folder}in/")
-    s3dlio.copy(f"{folder}in/from", f"{folder}beside")
-    s3dlio.move(f"{folder}beside", f"{folder}moved")
-    s3dlio.copy(f"{folder}moved", f"{memory}back")
-    assert contents_of(folder) == {"in/from": b"data", "moved": b"data"}
+    s3dlio.copy(f"{memory}from", f"{tree}in/")
+    s3dlio.copy(f"{tree}in/from", f"{tree}beside")
+    s3dlio.move(f"{tree}beside", f"{tree}moved")
+    s3dlio.copy(f"{tree}moved", f"{memory}back")
+    assert contents_of(tree) == {"in/from": b"data", "moved": b"data"}
     meta = s3dlio.stat(f"{memory}back")
-    if not folder.startswith(("file", "direct")):  # which keep nothing of the kind
+    if not tree.startswith(("file", "direct")):  # which keep nothing of the kind
         assert (meta.content_type, dict(meta.metadata)) == ("text/plain", {"made": "now"})
     with pytest.raises(NotFoundError):
-        s3dlio.copy(f"{folder}absent", f"{memory}absent")
+        s3dlio.copy(f"{tree}absent", f"{memory}absent")
 
 
-def test_a_large_object_goes_piece_by_piece(folder: str, memory: str) -> None:
+def test_a_large_object_goes_piece_by_piece(tree: str, memory: str) -> None:
     data, config = os.urandom(MIB) * 23 + b"end", Config(part_size=5 * MIB, memory_limit=20 * MIB)
     s3dlio.put(f"{memory}large", data, config=config)
-    done = s3dlio.copy(f"{memory}large", f"{folder}large", config=config)
+    done = s3dlio.copy(f"{memory}large", f"{tree}large", config=config)
     assert (done.objects, done.bytes) == (1, len(data))
-    s3dlio.copy(f"{folder}large", f"{memory}back", config=config)
+    s3dlio.copy(f"{tree}large", f"{memory}back", config=config)
     assert s3dlio.get(f"{memory}back", config=config) == data
 
 
-def test_a_directory_goes_up_and_comes_down(folder: str, tmp_path: Path) -> None:
+def test_a_directory_goes_up_and_comes_down(tree: str, tmp_path: Path) -> None:
     for name, data in TREE.items():
         (tmp_path / "up" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "up" / name).write_bytes(data)
-    done = s3dlio.upload(tmp_path / "up", folder)
+    done = s3dlio.upload(tmp_path / "up", tree)
     assert (done.objects, done.bytes) == (5, 2006)
-    assert contents_of(folder) == TREE
-    s3dlio.download(folder, tmp_path / "down")
+    assert contents_of(tree) == TREE
+    s3dlio.download(tree, tmp_path / "down")
     assert files_in(tmp_path / "down") == TREE
 
 
-def test_a_file_goes_up_and_comes_down(folder: str, tmp_path: Path) -> None:
+def test_a_file_goes_up_and_comes_down(tree: str, tmp_path: Path) -> None:
     (tmp_path / "name").write_bytes(b"data")
-    s3dlio.upload(tmp_path / "name", folder)
-    s3dlio.upload(str(tmp_path / "name"), f"{folder}other")
-    s3dlio.download(f"{folder}other", tmp_path)
-    s3dlio.download(f"{folder}name", tmp_path / "third")
+    s3dlio.upload(tmp_path / "name", tree)
+    s3dlio.upload(str(tmp_path / "name"), f"{tree}other")
+    s3dlio.download(f"{tree}other", tmp_path)
+    s3dlio.download(f"{tree}name", tmp_path / "third")
     assert files_in(tmp_path) == dict.fromkeys(("name", "other", "third"), b"data")
     with pytest.raises(FileNotFoundError):
-        s3dlio.upload(tmp_path / "absent", folder)
+        s3dlio.upload(tmp_path / "absent", tree)
 
 
-def test_a_tree_is_brought_to_the_state_of_another(folder: str, memory: str) -> None:
+def test_a_tree_is_brought_to_the_state_of_another(tree: str, memory: str) -> None:
     fill(memory)
-    assert s3dlio.sync(memory, folder).objects == 5
-    again = s3dlio.sync(memory, folder.rstrip("/"))
+    assert s3dlio.sync(memory, tree).objects == 5
+    again = s3dlio.sync(memory, tree.rstrip("/"))
     assert (again.objects, again.bytes, again.same) == (0, 0, 5)
     s3dlio.put(f"{memory}b/c", b"4444")
     s3dlio.delete(f"{memory}z")
     s3dlio.put(f"{memory}new", b"5")
-    changed = s3dlio.sync(memory, folder)
+    changed = s3dlio.sync(memory, tree)
     assert (changed.objects, changed.bytes, changed.same, changed.removed) == (2, 5, 3, 0)
-    assert set(contents_of(folder)) == {*TREE, "new"}
-    assert s3dlio.sync(memory, folder, delete=True).removed == 1
-    assert contents_of(folder) == contents_of(memory)
+    assert set(contents_of(tree)) == {*TREE, "new"}
+    assert s3dlio.sync(memory, tree, delete=True).removed == 1
+    assert contents_of(tree) == contents_of(memory)
 
 
-def test_a_tree_comes_back_the_same(folder: str, memory: str) -> None:
-    fill(folder)
-    s3dlio.sync(folder, memory)
+def test_a_tree_comes_back_the_same(tree: str, memory: str) -> None:
+    fill(tree)
+    s3dlio.sync(tree, memory)
     assert contents_of(memory) == TREE
-    assert s3dlio.sync(folder, memory).objects == 0
+    assert s3dlio.sync(tree, memory).objects == 0
 
 
 @pytest.fixture
@@ -195,9 +195,9 @@ def test_a_source_that_is_replaced_is_sent_as_it_is_then(
 
 
 def test_what_stands_for_a_folder_is_no_file(memory: str, tmp_path: Path) -> None:
-    fill(memory, {"folder/": b"", "folder/a": b"1"})
+    fill(memory, {"tree/": b"", "tree/a": b"1"})
     s3dlio.download(memory, tmp_path)
-    assert files_in(tmp_path) == {"folder/a": b"1"}
+    assert files_in(tmp_path) == {"tree/a": b"1"}
 
 
 def test_a_folder_is_not_sent_into_itself(memory: str) -> None:
