@@ -5,8 +5,8 @@ bytes that are owed, those of this request included, take least time at the pace
 object spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to
 the same one; with two, a slow one would be the better of a pair too often. To refuse (429, 503) is quick, and counts as
 slow. What was seen is forgotten again, and one that nothing is known of passes for as quick as the other, so that an
-endpoint that was slow once is tried anew. Sources: Mitzenmacher, "The Power of Two Choices in Randomized Load
-Balancing", 2001; the load metric "peak EWMA" of Finagle.
+endpoint that was slow once is tried anew: by one request, while it owes nothing. Sources: Mitzenmacher, "The Power of
+Two Choices in Randomized Load Balancing", 2001; the load metric "peak EWMA" of Finagle.
 
 An endpoint that takes no connection, or fails three times in a row, is out. It is probed after a second, then at longer
 and longer intervals; once a probe has got through it is given one request, and when that is answered more and more of
@@ -70,7 +70,9 @@ class Load:
         """Seconds for a request of `size` bytes, as far as can be told, and in comparison with `other`."""
         known, age = min(self._pace, other._pace), now - self._seen_at
         usual = _USUAL if known == math.inf else known
-        pace = usual if age > _FORGOTTEN else usual + (self._pace - usual) * math.exp(-age / _FORGETS)
+        pace = self._pace if self.owed and self._pace < math.inf else usual
+        if not self.owed and age <= _FORGOTTEN:
+            pace += (self._pace - usual) * math.exp(-age / _FORGETS)
         back = (now - self._back_at) / _RETURNS
         return (self.owed + size) * pace / min(max(back, _BEGINS_WITH), 1.0)
 

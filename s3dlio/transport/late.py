@@ -1,6 +1,6 @@
 """Requests that are late to be answered are asked elsewhere, but few of them.
 
-Theory of operation. Of the times to a first byte the 95th percentile is kept, and a read that has waited longer is
+Theory of operation. Of the times to a first byte the 95th percentile is kept. A read that has waited clearly longer is
 given up and asked of another endpoint: what is left of its wait is unknown, and may be long, while another endpoint is
 as quick as most, most of the time. Each request earns a fiftieth of such a change, so that there are at most two more
 requests in a hundred, also where everything has become slow at once; a late one waits till there is one for it.
@@ -26,6 +26,8 @@ _ENOUGH = 20
 _EARNS = 0.02
 _MOST_EARNED = 8.0
 _SHORTEST = 0.005
+_MARGIN = 1.25
+"""A wait is late when it is so much longer: one in twenty is beyond the percentile by nature, and soon over."""
 
 
 class Percentile:
@@ -66,12 +68,12 @@ class LateWatch:
 
     def begin(self, wait: Hashable, give_up: Callable[[], object]) -> None:
         """A wait begins, which `give_up` ends when it is late; :meth:`end` has to follow in any case."""
-        self._earned = min(self._earned + _EARNS, _MOST_EARNED)
+        before, self._earned = self._earned, min(self._earned + _EARNS, _MOST_EARNED)
         self._since[wait] = trio.current_time(), give_up
         if not self._looking:
             self._looking = True
             trio.lowlevel.spawn_system_task(self._look_on, name="s3dlio late requests")
-        elif self._earned - _EARNS < 1 <= self._earned:
+        elif before < 1 <= self._earned:
             self._news.set()
 
     def end(self, wait: Hashable) -> None:
@@ -95,10 +97,15 @@ class LateWatch:
     def _due(self) -> float:
         """When the oldest wait may be given up, in Trio's time; never before a change has been earned."""
         oldest, _ = next(iter(self._since.values()))
-        return oldest + self.first_byte.value if self._earned >= 1 else math.inf
+        return oldest + self._limit if self._earned >= 1 else math.inf
+
+    @property
+    def _limit(self) -> float:
+        """What is late, in seconds."""
+        return self.first_byte.value * _MARGIN
 
     def _give_up_late(self) -> None:
-        now, limit = trio.current_time(), self.first_byte.value
+        now, limit = trio.current_time(), self._limit
         for wait, (since, give_up) in list(self._since.items()):
             if since + limit > now or self._earned < 1:
                 return

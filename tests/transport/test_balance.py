@@ -98,6 +98,14 @@ def test_what_was_seen_is_forgotten() -> None:
     assert shares(among, 50, now=300.0)[0] > 10
 
 
+def test_a_slow_one_is_tried_anew_by_one_request() -> None:
+    among = places(4)
+    for place in among[1:]:
+        place.load.answered(MiB, 0.01, 0.0)
+    among[0].load.answered(MiB, 1.0, 0.0)
+    assert owing(among, 48, now=300.0)[0] == 1
+
+
 def test_a_single_refused_connection_puts_out_and_a_probe_comes_later_and_later() -> None:
     load, waits = Load(), []
     assert load.failed(Failure.NOT_SENT, LEAST, 0.0, 0.0, 1.0)
