@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any, Literal, get_args
 
-from .endpoints import endpoint_urls, joined
+from .endpoints import endpoint_urls, joined, separated
 from .errors import ConfigError
 from .proxy import ProxyUrl, hide_proxy, parse_proxy
 
@@ -49,11 +49,6 @@ def _setting(
     wanted = kind or (str if default is None else type(default))
     factory = read or (lambda: _from_environment(variables, default, wanted))
     return field(default_factory=factory, metadata={"variables": variables, "default": default})
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def _flag(default: bool | None, variable: str) -> Any:
@@ -97,7 +92,7 @@ class Config:
     This and the other two may be several endpoints that have the same objects: a list, URLs with commas between them,
     `http://10.0.0.{1...8}:9000`, or `@path`, a file with one a line. They are kept as URLs with commas between them."""
 
-    replicas: tuple[str | tuple[str, Config], ...] = _setting((), "S3DLIO_REPLICAS", kind=_names)
+    replicas: tuple[str | tuple[str, Config], ...] = _setting((), "S3DLIO_REPLICAS", kind=separated)
     """Where else to read, in this order, what the bucket does not have, or while it is out: URIs of folders, which have
     its objects under the same keys; with commas between them in the environment. `{bucket}` stands for its name. A pair
     of a URI and a `Config` is reached by that, others as the bucket is. See :mod:`s3dlio.replicas`."""

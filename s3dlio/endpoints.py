@@ -21,13 +21,18 @@ def joined(given: object) -> object:
     return ",".join(cast("Iterable[str]", given)) if several else given
 
 
+def separated(text: str) -> tuple[str, ...]:
+    """What stands between the commas of `text`."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 def endpoint_urls(text: str) -> list[str]:
     """The endpoints that `text` names: URLs with commas between them, ranges in them, or a file that lists them.
 
     `http://10.0.0.{1...8}:9000` is eight of them, also `{01...08}` with its zeros. `@path` is a file with one of these
     a line; empty lines and what follows a `#` count for nothing. Errors: `ConfigError`.
     """
-    named = (url for piece in text.split(",") if piece.strip() for url in _listed(piece.strip()))
+    named = chain.from_iterable(map(_listed, separated(text)))
     urls = list(islice(named, _MOST_ENDPOINTS + 1))
     if len(urls) > _MOST_ENDPOINTS:
         raise ConfigError(f"there are more endpoints than the {_MOST_ENDPOINTS} that can be looked after")

@@ -53,13 +53,8 @@ class Endpoint:
     @property
     def has_name(self) -> bool:
         """Whether the host is a name, whose addresses are looked up here."""
-        if self.at is not None or self.proxy is not None or self.address == "localhost":
-            return False
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return True
-        return False
+        elsewhere = self.at is not None or self.proxy is not None or self.address == "localhost"
+        return not (elsewhere or is_address(self.host))
 
     @property
     def confidential(self) -> bool:
@@ -68,14 +63,20 @@ class Endpoint:
             return self.tls
         if self.address == "localhost":
             return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_address(self.host) and ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
         url = f"{self.scheme}://{self.authority}{self.prefix}"
         return url if self.at is None else f"{url} at {self.at}"
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_endpoint(url: str) -> Endpoint:

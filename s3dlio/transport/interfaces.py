@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
 from itertools import cycle
 
 import trio
 
+from ..endpoints import separated
 from ..errors import ConfigError
+from .endpoint import is_address
 
 
 def taking_turns(bind: str | None) -> Iterator[str | None]:
@@ -21,7 +22,7 @@ def taking_turns(bind: str | None) -> Iterator[str | None]:
     """
     if bind is None:
         return cycle((None,))
-    interfaces = [piece.strip() for piece in bind.split(",") if piece.strip()]
+    interfaces = separated(bind)
     known = {name for _, name in socket.if_nameindex()}
     for interface in interfaces:
         if not is_address(interface) and interface not in known:
@@ -30,15 +31,6 @@ def taking_turns(bind: str | None) -> Iterator[str | None]:
                 f"bind: {interface!r} is neither an address nor a network interface of this machine: {there}"
             )
     return cycle(random.sample(interfaces, len(interfaces)))
-
-
-def is_address(text: str) -> bool:
-    """Whether it is an IP address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 async def open_stream(host: str, port: int, interface: str | None) -> trio.SocketStream:
