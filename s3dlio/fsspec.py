@@ -15,7 +15,7 @@ Errors are this library's, which are those of Python's family that fsspec's user
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -25,12 +25,13 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore
 
 from . import blocking
 from .blocking.many import IN_FLIGHT
-from .blocking.portal import BlockingPortal, Job, portal
-from .blocking.store import BlockingStore, BlockingWriter, locate_prefix
+from .blocking.portal import Job
+from .blocking.store import BlockingStore, BlockingWriter, locate, locate_prefix
 from .config import Config, MiB
 from .errors import AlreadyExistsError, NotFoundError, RangeError, StoreError, UnsupportedError
 from .model import ObjectMeta, PutOptions
 from .slices import get_slice
+from .transfer import ParallelStore
 
 _DELIMITER = "/"
 _BLOCK = 8 * MiB
@@ -144,10 +145,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or those from `start` to `end`, negative ones from its end; large ones in parallel."""
-        try:
-            return blocking.get(self._uri(path), start or 0, end, config=self.config)
-        except RangeError:  # as of a slice past the end
-            return b""
+        store, key = locate(self._uri(path), self.config)
+        return store.call(_slice(store, key, start or 0, end))
 
     def cat_ranges(
         self,
@@ -304,12 +303,12 @@ def _each(given: int | Iterable[int | None] | None, count: int) -> list[int | No
 
 def _get_ranges(ranges: Iterable[tuple[BlockingStore, str, int, int | None]]) -> list[bytes | StoreError]:
     """Bytes `start` to `end` of each key, or the error instead, in order; many are under way at once."""
-    here, results, under_way = portal(), list[bytes | StoreError](), deque[Job[bytes]]()
+    results, under_way = list[bytes | StoreError](), deque[Job[bytes]]()
     try:
         for store, key, start, end in ranges:
             if len(under_way) >= IN_FLIGHT:
                 results.append(_settled(under_way.popleft()))
-            under_way.append(here.start_task_soon(_get_range, here, store, key, start, end))
+            under_way.append(store.begin(_slice(store, key, start, end)))
         while under_way:
             results.append(_settled(under_way.popleft()))
         return results
@@ -320,15 +319,19 @@ def _get_ranges(ranges: Iterable[tuple[BlockingStore, str, int, int | None]]) ->
             job.let_go()
 
 
-async def _get_range(here: BlockingPortal, store: BlockingStore, key: str, start: int, end: int | None) -> bytes:
-    return await get_slice(store.opened(here), key, start, end, part_size=store.config.part_size)
+def _slice(store: BlockingStore, key: str, start: int, end: int | None) -> Callable[[ParallelStore], Awaitable[bytes]]:
+    async def read(opened: ParallelStore) -> bytes:
+        try:
+            return await get_slice(opened, key, start, end, part_size=store.config.part_size)
+        except RangeError:  # as of a slice past the end
+            return b""
+
+    return read
 
 
 def _settled(job: Job[bytes]) -> bytes | StoreError:
     try:
         return job.result()
-    except RangeError:  # as of a slice past the end
-        return b""
     except StoreError as error:
         return error
 

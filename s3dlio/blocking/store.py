@@ -70,6 +70,11 @@ class BlockingStore:
         here = portal()
         return here.call(self._do, here, verb)
 
+    def begin(self, verb: Callable[[ParallelStore], Awaitable[T]]) -> Job[T]:
+        """Begin what :meth:`call` does with `verb`, and do not wait. Errors: from the job's result, those of `verb`."""
+        here = portal()
+        return here.start_task_soon(self._do, here, verb)
+
     def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
         """The whole object `key`. `known`, from a listing, saves finding out how large it is."""
         return self.call(lambda store: store.get(key, known=known))
@@ -110,10 +115,7 @@ class BlockingStore:
         The view is written to until the result of the job was taken, also of a cancelled one. Errors: from the job's
         result, what :meth:`get_into` raises.
         """
-        here = portal()
-        return here.start_task_soon(
-            self._do, here, lambda store: store.get_into(key, view, start=start, if_match=if_match)
-        )
+        return self.begin(lambda store: store.get_into(key, view, start=start, if_match=if_match))
 
     def head(self, key: str) -> ObjectMeta:
         """The metadata of the object `key`."""
