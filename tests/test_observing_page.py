@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from s3dlio.blocking import BlockingStore
 from s3dlio.observers import Attempt
 from s3dlio.urls import parse_uri
 
-from .servers.seaweedfs import SeaweedFS
+from .servers.seaweedfs import SeaweedFS, seaweedfs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "observing.md"
@@ -25,26 +26,28 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def training_data(s3_server: SeaweedFS) -> None:
-    """The bucket that the page names, with something to train on."""
-    s3_server.create_bucket(BUCKET)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.environment().items():
+def training_data() -> Iterator[SeaweedFS]:
+    """The bucket that the page names, with something to train on; other pages name one like it, so its own server."""
+    with seaweedfs() as server, pytest.MonkeyPatch.context() as patch:
+        server.create_bucket(BUCKET)
+        for name, value in server.environment().items():
             patch.setenv(name, value)
         store = BlockingStore(parse_uri(f"s3://{BUCKET}", Config()), Config())
         for number in range(40):
             store.put(f"train/{number:03}", f"sample {number}".encode() * 1000)
+        patch.undo()
+        yield server
 
 
 @pytest.fixture(scope="module")
 def ran(
-    training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory
+    training_data: SeaweedFS, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """All snippets, one after the other, as one program; and the folder that it ran in."""
     folder = tmp_path_factory.mktemp("observing")
     (folder / "page.py").write_text("\n\n".join(SNIPPETS))
     command = [sys.executable, "-W", "ignore", "page.py"]
-    environment = os.environ | s3_server.environment() | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | training_data.environment() | {"PYTHONPATH": str(ROOT)}
     return folder, subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
