@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
 
 from .errors import ConfigError
 
@@ -75,6 +74,8 @@ def proxy_for(scheme: str, host: str, port: int, setting: str | None) -> Proxy |
 
 def _in_environment(scheme: str) -> tuple[ProxyUrl, str]:
     """The proxy's URL, and `no_proxy`; what is not there is empty."""
+    from urllib.request import getproxies  # it takes as long to import as all of our settings
+
     found = getproxies()
     return ProxyUrl(found.get(scheme) or found.get("all", "")), found.get("no", "")
 
