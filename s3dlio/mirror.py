@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import trio
 
@@ -202,14 +202,34 @@ class Mover:
         return result
 
 
-async def send_object(source: Tree, target: Tree, report: Report) -> Outcome:
-    """Have the object at `source` at the place `target`. Errors: `StoreError`."""
+async def send_object(source: Tree, target: Tree, report: Report, meta: ObjectMeta | None = None) -> Outcome:
+    """Have the object at `source` at the place `target`; `meta`, from a listing, saves asking. Errors: `StoreError`."""
     mover = Mover(source, target, report)
     try:
-        await mover.send("", "")
+        await mover.send("", "", meta)
     finally:
         mover.close()
     return Outcome()
+
+
+class Change(NamedTuple):
+    """What a synchronisation would do: `copy` an object of `size` bytes from `source`, or `delete` one."""
+
+    action: Literal["copy", "delete"]
+    source: str | None
+    target: str
+    size: int
+
+
+async def changes(source: Tree, target: Tree, *, remove: bool) -> AsyncGenerator[Change]:
+    """What :func:`send_tree` would do of what is differing, with `remove` or without. Errors: `StoreError`."""
+    async with aclosing(planned(source, target, differing=True)) as plan:
+        async for name, here, there in plan:
+            if here is None and there is not None:
+                if remove:
+                    yield Change("delete", None, target.uri(name), there.size)
+            elif here is not None and differs(here, there) and not (target.is_files and is_folder_marker(here)):
+                yield Change("copy", source.uri(name), target.uri(name), here.size)
 
 
 async def send_tree(
@@ -229,7 +249,7 @@ async def send_tree(
     """
     outcome, extra, mover = Outcome(), list[str](), Mover(source, target, report)
     try:
-        async with aclosing(_planned(source, target, differing=differing)) as plan, sibling_tasks() as nursery:
+        async with aclosing(planned(source, target, differing=differing)) as plan, sibling_tasks() as nursery:
             limit = trio.CapacityLimiter(max_in_flight)
             async for name, here, there in plan:
                 if here is None:
@@ -250,10 +270,10 @@ async def send_tree(
     return outcome
 
 
-async def _planned(
+async def planned(
     source: Tree, target: Tree, *, differing: bool
 ) -> AsyncGenerator[tuple[str, ObjectMeta | None, ObjectMeta | None]]:
-    """What is in the trees, side by side; the target's is looked at only where that matters."""
+    """What is in the trees, side by side; the target's is looked at only where what is `differing` is wanted."""
     async with aclosing(source.objects()) as here:
         if not differing:
             async for name, meta in here:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import InvalidUriError
-from ..mirror import Outcome, Transferred, Tree, send_object, send_tree
+from ..mirror import Change, Outcome, Transferred, Tree, changes, send_object, send_tree
+from ..model import ObjectMeta
 from ..urls import Uri, parse_uri
-from .many import IN_FLIGHT, check
+from .many import IN_FLIGHT, Task, Window, check
 from .portal import BlockingPortal, portal
 from .progress import Display, Tally
 from .store import BlockingStore
+
+if TYPE_CHECKING:
+    from ..transfer import ParallelStore
 
 Path = str | os.PathLike[str]
 
@@ -123,6 +129,52 @@ def sync(
     )
 
 
+def plan_sync(source: str, target: str, *, delete: bool = False, config: Config | None = None) -> list[Change]:
+    """What :func:`sync` of these would do now. `delete`, `config` and errors are as there; nothing is changed."""
+    here, there = (_Place(each, config).as_folder() for each in (source, target))
+    _check_apart(here, there)
+    loop = portal()
+
+    async def work() -> list[Change]:
+        async with aclosing(changes(here.tree(loop), there.tree(loop), remove=delete)) as found:
+            return [change async for change in found]
+
+    return loop.call(work)
+
+
+def copy_each(
+    copies: Iterable[tuple[str, str, ObjectMeta]],
+    settled: Callable[[str, str, int], None],
+    *,
+    config: Config | None = None,
+    progress: bool = True,
+) -> None:
+    """Copy many objects: from a URI, to a URI, and what a listing told of the source. Drawn as they are sent.
+
+    `settled` is told of source, target and bytes of each that is done. `config` and `progress` are as in :func:`copy`.
+    Errors: `BulkError`, when all were tried.
+    """
+    tally = Tally()
+    with Display("copy", tally, wanted=progress) as display:
+        window = Window[tuple[str, str, int]](display, IN_FLIGHT, lambda _task, sent: settled(*sent))
+        window.run(_copying(*each, config, tally) for each in copies)
+    check("copy", window.failures, None, outage=window.outage)
+
+
+def _copying(
+    source: str, target: str, meta: ObjectMeta, config: Config | None, tally: Tally
+) -> Task[tuple[str, str, int]]:
+    here, there, loop = _Place(source, config), _Place(target, config), portal()
+    tally.expect(meta.size)
+    meta = replace(meta, key=here.uri.key)  # a file's own directory is its bucket, the listing's may lie above
+
+    async def work(_opened: ParallelStore) -> tuple[str, str, int]:
+        await send_object(here.tree(loop), there.tree(loop), tally.add, meta)
+        return source, target, meta.size
+
+    return Task((source,), here.store, work, min(meta.size, here.config.memory_limit))
+
+
 def _uri(place: Path) -> str:
     return place if isinstance(place, str) else _file_uri(place)
 
@@ -178,11 +230,15 @@ def _send_tree(
     max_in_flight: int,
     progress: bool,
 ) -> Transferred:
+    _check_apart(source, target)
+    send = partial(send_tree, differing=differing, remove=remove, max_in_flight=max_in_flight)
+    return _run(verb, source, target, lambda a, b, tally: send(a, b, tally.add, tally.expect), progress=progress)
+
+
+def _check_apart(source: _Place, target: _Place) -> None:
     one, other = str(source.uri), str(target.uri)
     if one != other and (one.startswith(other) or other.startswith(one)) and source.config == target.config:
         raise InvalidUriError("one of the two folders lies in the other")
-    send = partial(send_tree, differing=differing, remove=remove, max_in_flight=max_in_flight)
-    return _run(verb, source, target, lambda a, b, tally: send(a, b, tally.add, tally.expect), progress=progress)
 
 
 def _run(
