@@ -94,13 +94,32 @@ _METADATA_ATTEMPTS = 4
 _NOT_OF_A_PROFILE = ("ec2-credentials-file", "boto-config", "container-role", "iam-role")
 
 
+def credentials_source(config: Config) -> str:
+    """Where the credentials for `config` come from, in words that tell nothing of them. Blocking: as they are found.
+
+    Errors: `ConfigError`, `NoCredentialsError`, `PermissionDeniedError`.
+    """
+    if config.anonymous or any(map(flag_in_environment, _UNSIGNED)):
+        return "none: requests are not signed"
+    if not (config.profile or variable("AWS_CREDENTIAL_EXPIRATION")) and _environment_keys() is not None:
+        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    method = _from_chain(config)[1]
+    in_files = f", of profile {config.profile or os.environ.get('AWS_PROFILE', 'default')!r} in {_files()}"
+    return method + (in_files if method.endswith("-file") else "")
+
+
 def _load_from_chain(config: Config) -> Credentials:
     """Blocking: a snapshot from botocore. A new session each time, so that changed files are seen."""
+    return _from_chain(config)[0]
+
+
+def _from_chain(config: Config) -> tuple[Credentials, str]:
+    """The snapshot, and by which of its methods botocore had it."""
     failure: StoreError
     try:
         found = _session(config).get_credentials()
         if found is not None:
-            return _usable(_snapshot(found))
+            return _usable(_snapshot(found)), str(found.method)
         failure = NoCredentialsError(_nothing_found(config))
     except ConfigError:
         raise

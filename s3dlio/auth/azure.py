@@ -162,6 +162,17 @@ def azure_signer(account: AzureAccount, *, tls: bool, anonymous: bool, proxy: st
     return BearerSigner(SharedCredentials(entra_loader(proxy), lambda: ("entra", proxy, environment_mark())))
 
 
+def azure_source(config: Config) -> str:
+    """Where the credentials for `config` come from, in words that tell nothing of them. Errors: `ConfigError`."""
+    account = azure_account(config)
+    if config.anonymous:
+        return "none: requests are not signed"
+    named = "the connection string" if variable(_CONNECTION_STRING) else None
+    if account.key or account.sas:
+        return named or (_KEY if account.key else _SAS)
+    return "Entra ID, by azure-identity, when they are needed"
+
+
 def _named(account: AzureAccount) -> str:
     if not account.name:
         raise ConfigError(f"there is a key in {_KEY}, but no account name in AZURE_STORAGE_ACCOUNT_NAME")

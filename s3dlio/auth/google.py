@@ -68,6 +68,11 @@ def load_token(proxy: str | None = None) -> Token:
     return _from_metadata_server() if path is None else _from_file(path, proxy)
 
 
+def google_source() -> str:
+    """Where the credentials come from, in words that tell nothing of them."""
+    return _credentials_file() or "the metadata server, when they are needed"
+
+
 def _credentials_file() -> str | None:
     """The file to use; `None` where nothing names one and `gcloud` left none."""
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
