@@ -58,7 +58,7 @@ class Attempt:
 
     __slots__ = (
         *("_answered", "_connected", "_observers", "at", "attempt", "begun", "bucket", "cause", "ended", "endpoint"),
-        *("failure", "key", "method", "operation", "received", "request_id", "sent", "status"),
+        *("failure", "key", "mended", "method", "operation", "received", "request_id", "sent", "status"),
     )
 
     def __init__(
@@ -86,6 +86,8 @@ class Attempt:
         """Bytes of the answer's body, as `sent` are those of the request's."""
         self.status: int | None = None
         self.failure: str | None = None
+        self.mended = False
+        """Whether it was sent again within it, with newer credentials or by the server's clock."""
         self.request_id: str | None = None
         self.cause = _cause.get() if cause is None else cause
         self.begun = self.ended = trio.current_time()
@@ -148,6 +150,7 @@ class Attempt:
             "attempt": self.attempt,
             "status": self.status,
             "failure": self.failure,
+            "mended": self.mended,
             "request_id": self.request_id,
             "sent": self.sent,
             "received": self.received,

@@ -222,6 +222,8 @@ class Upstream:
             if not hopeful:
                 raise self._refused(request, answer, fault, download, sent)
             mended = True
+            if request.attempt is not None:
+                request.attempt.mended = True
 
     async def _exchange(self, request: Request, download: Download | None) -> Answer:
         """The answer to a request that waits for permission to send its body, or does not where that is unknown."""
