@@ -13,6 +13,7 @@ import trio
 
 import s3dlio
 from s3dlio import BulkError, Config, InvalidUriError, NotFoundError, PutOptions, ServerError
+from s3dlio.blocking.transfers import copy_each, plan_sync
 from s3dlio.model import GetOptions, GetResult, Sink
 from s3dlio.stores import MemoryStore
 
@@ -212,3 +213,44 @@ def test_a_folder_is_not_sent_into_itself(memory: str) -> None:
 def test_what_was_sent_is_told() -> None:
     done = s3dlio.Transferred(3, 5_000_000, 2, 0, 2.0)
     assert str(done) == "3 objects, 5 MB in 2.0 s, 2.5 MB/s; 2 the same"
+
+
+# Lists of copies, and plans
+
+
+def test_many_copies_are_tried_and_told_of(memory: str, tmp_path: Path) -> None:
+    fill(memory)
+    copies = [(f"{memory}{meta.key.removeprefix('tree/')}", meta) for meta in s3dlio.list(memory)]
+    absent = f"{memory}absent", s3dlio.ObjectMeta("absent", 1)
+    told: list[tuple[str, str, int]] = []
+    with pytest.raises(BulkError) as caught:
+        copy_each(
+            [(uri, f"file://{tmp_path}/{number}", meta) for number, (uri, meta) in enumerate([absent, *copies])],
+            lambda *each: told.append(each),
+        )
+    assert list(caught.value.failures) == [f"{memory}absent"]
+    assert [(uri, size) for uri, _, size in told] == [(uri, meta.size) for uri, meta in copies]
+    assert [Path(target.removeprefix("file://")).read_bytes() for _, target, _ in told] == [*TREE.values()]
+
+
+def test_a_file_is_copied_by_what_a_listing_of_a_directory_above_told(tmp_path: Path, memory: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "name").write_bytes(b"data")
+    (meta,) = s3dlio.list(f"file://{tmp_path}/")
+    copy_each([(f"file://{tmp_path}/sub/name", f"{memory}name", meta)], lambda *_: None)
+    assert contents_of(memory) == {"name": b"data"}
+
+
+def test_a_plan_is_what_is_done_then(tree: str, memory: str) -> None:
+    fill(memory)
+    fill(tree, {"a": b"1", "b/c": b"other", "extra": b"!"})
+    plan = plan_sync(memory, tree, delete=True)
+    assert contents_of(tree) == {"a": b"1", "b/c": b"other", "extra": b"!"}
+    assert [change.target for change in plan if change.action == "delete"] == [f"{tree}extra"]
+    assert not [change for change in plan_sync(memory, tree) if change.action == "delete"]
+    done = s3dlio.sync(memory, tree, delete=True)
+    sent = [change for change in plan if change.action == "copy"]
+    assert (done.objects, done.bytes, done.removed) == (len(sent), sum(change.size for change in sent), 1)
+    assert plan_sync(memory, tree, delete=True) == []
+    with pytest.raises(InvalidUriError):
+        plan_sync(memory, f"{memory}b/")

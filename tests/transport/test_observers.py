@@ -120,6 +120,16 @@ async def test_a_strangers_text_stays_in_its_line(
 # A hook
 
 
+async def test_a_request_that_was_signed_anew(
+    clock: MockClock, server: FaultServer, store: S3Store, told: list[Told]
+) -> None:
+    skewed = refusal(403, "RequestTimeTooSkewed")
+    server.script.append(Fault(403, {"date": "Mon, 23 Nov 2026 01:02:03 GMT"}, skewed.body))
+    await store.get("key")
+    await store.get("key")
+    assert [(info["status"], info["mended"]) for info in ends(told)] == [(200, True), (200, False)]
+
+
 async def test_what_an_attempt_waited_for(
     clock: MockClock, server: FaultServer, store: S3Store, told: list[Told]
 ) -> None:
