@@ -52,6 +52,12 @@ def is_folder(uri: str) -> bool:
     return uri.endswith("/")
 
 
+def folder_of(uri: str) -> str:
+    """Where what it stands for is looked for."""
+    fixed = fixed_prefix(uri)
+    return fixed[: fixed.rfind("/") + 1]
+
+
 def objects(uri: str) -> Iterator[Found]:
     """What `uri` stands for: an object, what lies below a folder, what matches a pattern.
 
@@ -60,8 +66,7 @@ def objects(uri: str) -> Iterator[Found]:
     if not is_pattern(uri) and not is_folder(uri):
         yield Found(uri, uri.rpartition("/")[2], blocking.stat(uri))
         return
-    fixed = fixed_prefix(uri)
-    store, prefix = locate_prefix(fixed[: fixed.rfind("/") + 1], None)
+    store, prefix = locate_prefix(folder_of(uri), None)
     found = False
     for meta in blocking.glob(uri) if is_pattern(uri) else blocking.list(uri):
         found = True
@@ -98,8 +103,8 @@ def steps(sources: list[str], target: str) -> Iterator[Step]:
     target = target_of(sources, target)
     to_files = target.startswith(("file://", "direct://"))
     for source in sources:
-        if is_folder(source):
-            _check_apart(source, target)
+        if is_folder(source) or "**" in source:  # else nothing that is sent is found on the way
+            _check_apart(folder_of(source), target)
         for found in objects(source):
             there = f"{target}{found.name}" if is_folder(target) else target
             if place(found.uri) == place(there):

@@ -97,8 +97,16 @@ def test_mv_takes_the_sources_away(filled: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["cp", "mv"])
-@pytest.mark.parametrize(("source", "target"), [("a.txt", "a.txt"), ("a.txt", ""), ("*.txt", ""), ("sub/", "sub/")])
-def test_nothing_is_sent_to_where_it_is(filled: str, command: str, source: str, target: str, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        *[("a.txt", "a.txt"), ("a.txt", ""), ("*.txt", ""), ("sub/", "sub/"), ("sub/", "sub/new/"), ("sub/", "")],
+        *[("**", "new/"), ("sub/**/*.txt", "sub/new/")],
+    ],
+)
+def test_nothing_is_sent_to_where_it_is_or_would_be_found_again(
+    filled: str, command: str, source: str, target: str, run: Run
+) -> None:
     before = keys(filled)
     assert run(command, f"{filled}{source}", f"{filled}{target}").code == 2
     assert keys(filled) == before
@@ -128,6 +136,14 @@ def test_rm_removes_objects_and_folders_when_told(filled: str, run: Run) -> None
     ]
     assert keys(filled) == ["b.bin"]
     assert run("rm", f"{filled}*.txt").code == 4
+
+
+def test_what_was_removed_is_told_where_something_was_not(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("absent")
+    ran = run("rm", "-q", "--json", str(tmp_path / "file"), str(tmp_path / "link"))
+    assert (ran.code, [each["target"] for each in ran.records]) == (7, [f"file://{tmp_path}/file"])
+    assert f'"uri": "file://{tmp_path}/link"' in ran.err
 
 
 def test_sync_sends_what_differs(filled: str, tmp_path: Path, run: Run) -> None:

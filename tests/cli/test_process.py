@@ -26,6 +26,13 @@ def test_what_needs_no_engine_does_not_wait_for_it(argv: tuple[str, ...]) -> Non
     assert not imported & {"trio", "numpy", "numba", "ssl", "httptools", "botocore", "torch", "urllib.request"}
 
 
+@pytest.fixture(params=["", "1"])
+def buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers often have this set: standard output takes a part of what it is given then."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
+@pytest.mark.usefixtures("buffering")
 def test_bytes_go_through_pipes_unchanged(tmp_path: Path) -> None:
     data = os.urandom(100_000)
     subprocess.run([*COMMAND, "cp", "-", str(tmp_path / "file")], input=data, check=True)
@@ -34,6 +41,7 @@ def test_bytes_go_through_pipes_unchanged(tmp_path: Path) -> None:
     assert done.stdout == data
 
 
+@pytest.mark.usefixtures("buffering")
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file:
         file.truncate(4 * MiB)
@@ -46,6 +54,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.usefixtures("buffering")
+def test_what_nobody_has_read_is_not_written_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "ls", str(tmp_path)], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_an_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
