@@ -26,6 +26,7 @@ _CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = 
     (OUTAGES, OUTAGE),
     ((AlreadyExistsError, PreconditionFailedError, ObjectChangedError, RangeError), REFUSED),
     ((PermissionDeniedError, PermissionError, UnsupportedError), FATAL),
+    (ValueError, USAGE),
 )
 """The first that fits counts: one kind of error may be another's, too."""
 

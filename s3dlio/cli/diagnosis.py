@@ -101,7 +101,7 @@ def _proxy(way: Way) -> str:
 def of_success(attempts: Sequence[Mapping[str, Any]], way: Way) -> list[Finding]:
     """What had to be corrected on the way to the answer; the `attempts` are those that a hook is told of."""
     if way.scheme == "s3" and any(each["status"] in _REGION for each in attempts):
-        found = f"the bucket is not in {way.region or 'us-east-1'}: each process asks twice to find out"
+        found = f"the bucket is not in {way.region or 'the default region'}: each process asks twice to find out"
         return [Finding("region", "note", found, "set AWS_REGION to the bucket's")]
     if any(each["mended"] for each in attempts):
         return [Finding("clock", "note", "the request was refused until it was signed by the server's time", _CLOCK)]

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import trio
 
 from ..alignment.compiled import directory
-from ..auth.aws import credentials_source
+from ..auth.aws import aws_profile, credentials_source
 from ..config import Config
 from ..errors import StoreError
 from ..model import ListOptions
@@ -57,6 +57,8 @@ def _findings(uri: str | None) -> Iterator[tuple[Finding, StoreError | None]]:
     try:
         config = Config()
         yield from ((each, None) for each in _settings(config))
+        if scheme == "s3":
+            yield from ((each, None) for each in _profile(config))
         parsed = parse_uri(uri, config) if uri else None
         yield Finding("credentials", "ok", _credentials(scheme, config)), None
         if parsed is not None:
@@ -96,6 +98,15 @@ def _settings(config: Config) -> Iterator[Finding]:
             yield Finding(f"{scheme} proxy", "ok", str(proxy))
 
 
+def _profile(config: Config) -> Iterator[Finding]:
+    """What the profile says that the environment leaves open. Errors: `ConfigError`, `ProfileNotFoundError`."""
+    profile = aws_profile(config)
+    said = {"region": profile.region, "endpoint": profile.endpoint_url, "ca_bundle": profile.ca_bundle}
+    for name, value in said.items():
+        if value and not getattr(config, name):
+            yield Finding(name, "ok", f"{'...' if '@' in value else value}, by the profile")
+
+
 def _variable_of(item: Field[Any]) -> str | None:
     variables = item.metadata.get("variables", ())
     return next((name for name in variables if environ.get(name, "").strip()), None)
@@ -107,6 +118,8 @@ def _shown(value: Any) -> str:
 
 def _credentials(scheme: str, config: Config) -> str:
     """Where they come from. Errors: `StoreError`."""
+    if config.anonymous and scheme in ("s3", "gs", "az", "abfss"):
+        return "none: requests are not signed"
     if scheme == "gs":
         from ..auth.google import google_source
 

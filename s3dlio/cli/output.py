@@ -83,5 +83,5 @@ def _single(error: Exception) -> list[tuple[str | None, Exception]]:
     return [*error.failures.items()] if isinstance(error, BulkError) else [(None, error)]
 
 
-OURS = (StoreError, OSError)
+OURS = (StoreError, OSError, ValueError)
 """Errors that are told of without a traceback."""

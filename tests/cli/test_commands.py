@@ -52,6 +52,7 @@ def test_cat_and_head_write_what_is_there(filled: str, run: Run) -> None:
     assert run("head", f"{filled}lines").out.splitlines()[-1] == "line 9"
     assert run("head", "-n", "2", f"{filled}lines").out == "line 0\nline 1\n"
     assert run("head", "-c", "4", "--json", f"{filled}lines").records == [{"uri": f"{filled}lines", "text": "line"}]
+    assert run("head", "-c", "0", f"{filled}lines").out == run("head", "-n", "0", f"{filled}lines").out == ""
     s3dlio.put(f"{filled}raw", b"\xff")
     assert run("cat", "--json", f"{filled}raw").records[0]["base64"] == "/w=="
 
@@ -185,6 +186,7 @@ def test_presign_prints_a_url(bucket: str, s3_environment: object, run: Run) -> 
     (told,) = run("presign", "--json", "--seconds", "60", f"s3://{bucket}/key").records
     assert "X-Amz-Expires=60" in told["url"]
     assert run("presign", "memory://b/key").code == 7
+    assert run("presign", "--seconds", "999999999", f"s3://{bucket}/key").code == 2
 
 
 def test_errors_are_told_as_json_where_that_is_asked(run: Run) -> None:

@@ -84,6 +84,18 @@ def test_credentials_of_a_profile_are_named(tmp_path: Path, monkeypatch: pytest.
     assert "profile 'job' in" in told["found"]
 
 
+def test_what_the_profile_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    file = tmp_path / "config"
+    file.write_text(f"[default]\nregion = eu-west-3\nendpoint_url = http://user:{CANARY}@host\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    monkeypatch.setenv("S3DLIO_ANONYMOUS", "1")
+    ran = run("doctor", "--json")
+    told = {each["about"]: each["found"] for each in ran.records}
+    assert (told["region"], told["endpoint"]) == ("eu-west-3, by the profile", "..., by the profile")
+    assert told["credentials"] == "none: requests are not signed"
+    assert CANARY not in ran.out + ran.err
+
+
 def test_no_credentials(doctor: Any) -> None:
     ran = doctor()
     assert (ran.code, last(ran)["about"]) == (7, "credentials")
