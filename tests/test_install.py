@@ -30,3 +30,8 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "1.0.0 True b'content'\n"
+    command = [str(target / "bin" / "s3dlio"), "cat", str(data / "key")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "content", "")
