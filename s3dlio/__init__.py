@@ -99,8 +99,10 @@ if TYPE_CHECKING:
     from .blocking import open as open
     from .blocking.timeline import trace
     from .mirror import Transferred
+    from .part_reader import PartReader
+    from .part_writer import PartWriter
     from .stores.store import ObjectStore
-    from .transfer import ParallelStore, PartWriter
+    from .transfer import ParallelStore
     from .urls import open_store
 
 _ONE = ("delete", "exists", "get", "get_into", "get_range", "presign", "put", "put_bytes", "stat")
@@ -110,7 +112,8 @@ _VERBS = dict.fromkeys((*_ONE, *_MANY, *_TREES, "Folder", "Listing", "ObjectWrit
 _STORES = {
     "ObjectStore": "stores.store",
     "ParallelStore": "transfer",
-    "PartWriter": "transfer",
+    "PartReader": "part_reader",
+    "PartWriter": "part_writer",
     "Transferred": "mirror",
     "open_store": "urls",
 }
@@ -148,6 +151,7 @@ __all__ = [
     "ParallelStore",
     "Part",
     "PartCopy",
+    "PartReader",
     "PartWriter",
     "PermissionDeniedError",
     "PreconditionFailedError",

@@ -18,6 +18,7 @@ from s3dlio import (
     ObjectMeta,
     ObjectStore,
     ParallelStore,
+    PartReader,
     PartWriter,
     PutOptions,
     PutResult,
@@ -34,6 +35,13 @@ async def write(store: ParallelStore) -> PutResult:
         await writer.write(bytearray(b"and more"))
     result: PutResult = writer.result
     return result
+
+
+async def follow(store: ParallelStore) -> int:
+    opening: AbstractAsyncContextManager[PartReader] = store.open_reader("a/large", start=5)
+    async with opening as reader:
+        piece: bytes = await reader.receive_some(10)
+        return len(piece) + sum([len(each) async for each in reader])
 
 
 async def read(store: ObjectStore) -> bytes:

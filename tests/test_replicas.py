@@ -383,6 +383,17 @@ def test_a_folder_of_the_replica_stands_for_the_folder(served: FaultServer) -> N
     assert portal().call(read) == BODIES["train/000"]
 
 
+async def test_a_stream_is_of_the_store_that_has_the_object(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(bytes(range(256)) * 100)
+    settings = {"replicas": [f"file://{tmp_path}"], "part_size": 1000, "parts_in_flight": 3}
+    async with s3dlio.open_store("memory://primary", **settings) as store:
+        async with store.open_reader("object") as reader:
+            assert b"".join([piece async for piece in reader]) == bytes(range(256)) * 100
+        with pytest.raises(NotFoundError):
+            async with store.open_reader("nowhere"):
+                pass
+
+
 def test_a_configuration_with_replicas_is_as_good_as_another() -> None:
     own = Config(region="eu-west-1")
     config = Config(replicas=["s3://b", ["gs://c", own]])  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ from ..config import Config
 from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RangeError, StoreError
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
+from ..part_writer import PartWriter
 from ..stores.store import BytesSink
-from ..transfer import ParallelStore, PartWriter
+from ..transfer import ParallelStore
 from ..urls import Uri, open_store, parse_object_uri, parse_uri
 from .portal import BlockingPortal, Job, portal
 

@@ -99,6 +99,7 @@ class Landed:
         self, key: str, digest: Digester | None = None, look: Look | None = None, *, required: bool = False
     ) -> None:
         self.metas: list[ObjectMeta] = []
+        self._versions: set[tuple[object, ...]] = set()
         self.whole = digest is not None
         self._key = key
         self._digest = digest
@@ -119,6 +120,7 @@ class Landed:
     async def add(self, result: GetResult, view: memoryview) -> None:
         """Take note of a piece, which is in `view`."""
         self.metas.append(result.meta)
+        self._versions.add(validators(result.meta))
         if self._digest is None or not self.whole:
             return
         if result.verified:
@@ -133,7 +135,7 @@ class Landed:
 
     def check_version(self) -> None:
         """Errors: `ObjectChangedError` where the pieces are of two versions."""
-        if len(set(map(validators, self.metas))) > 1:
+        if len(self._versions) > 1:
             raise ObjectChangedError("the object was replaced while parts of it were read", self._context())
 
     def is_sound(self) -> bool:
@@ -163,9 +165,9 @@ class Landed:
         told = {meta.checksum for meta in metas if meta.checksum is not None}
         return told.pop() if len(told) == 1 else None
 
-    def error(self) -> ChecksumError:
-        """That of an object that is not sound, again."""
-        message = "the bytes received, twice, do not have the checksum that the store keeps of the object"
+    def error(self, received: str = "received, twice,") -> ChecksumError:
+        """That of an object that is not sound."""
+        message = f"the bytes {received} do not have the checksum that the store keeps of the object"
         return ChecksumError(message, self._context())
 
     def _context(self) -> ErrorContext:

@@ -39,6 +39,7 @@ from s3dlio.model import (
     SuffixRange,
 )
 from s3dlio.stores.store import BytesSink, ObjectStore
+from s3dlio.transfer import ParallelStore
 
 KEY = "folder/object.bin"
 OTHER_ETAG = '"0123456789abcdef0123456789abcdef"'
@@ -113,6 +114,18 @@ class StoreConformance:
         view = memoryview(bytearray(size))
         result = await store.get_into(KEY, view)
         assert (bytes(view), result.start, result.end, result.meta.size) == (data, 0, size, size)
+
+    @pytest.mark.parametrize("size", [0, 1, RANGE, RANGE + 1, 4 * RANGE + 500])
+    async def test_a_stream_is_the_object(self, store: ObjectStore, size: int) -> None:
+        data = PART[7 : 7 + size]
+        await store.put(KEY, data)
+        parallel = ParallelStore(store, part_size=RANGE, parts_in_flight=2)
+        async with parallel.open_reader(KEY) as reader:
+            assert (reader.meta.size, reader.end) == (size, size)
+            assert b"".join([piece async for piece in reader]) == data
+        with pytest.raises(RangeError):
+            async with parallel.open_reader(KEY, start=size + 1):
+                pass
 
     async def test_an_object_of_several_parts_can_be_got_whole_and_into_memory(self, store: ObjectStore) -> None:
         data = PART + PART[::-1] + b"tail"

@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from s3dlio import parts, transfer
+from s3dlio import part_writer, parts
 from s3dlio.alignment.buffers import AlignedBuffer
 from s3dlio.blocking.portal import BlockingPortal, portal
 from s3dlio.blocking.store import BlockingStore
@@ -26,6 +26,7 @@ from s3dlio.errors import (
     StoreError,
 )
 from s3dlio.model import Part, PutOptions, Upload
+from s3dlio.part_writer import PartWriter
 from s3dlio.stores.store import _ABORT_TIME
 from s3dlio.transfer import ParallelStore
 from s3dlio.urls import Uri, open_store
@@ -236,7 +237,7 @@ async def test_an_upload_that_is_created_when_the_block_has_ended_is_aborted(
             with trio.CancelScope(shield=True):
                 await ended.wait()
 
-    async def write_on(writer: transfer.PartWriter) -> None:
+    async def write_on(writer: PartWriter) -> None:
         with pytest.raises(StoreError, match="cut short"):
             await writer.write(DATA)
 
@@ -286,7 +287,7 @@ async def test_a_hanging_abort_is_given_up(
 async def test_an_object_larger_than_any_can_be_is_refused(
     recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "MAX_OBJECT", 50)
+    monkeypatch.setattr(part_writer, "MAX_OBJECT", 50)
     with pytest.raises(RequestError, match="50 bytes at most"):
         await store.put(KEY, DATA)
     with pytest.raises(RequestError, match="50 bytes at most"):
@@ -327,7 +328,7 @@ def buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[_Counted]]:
     """Every buffer that writers make."""
     made: list[weakref.ref[_Counted]] = []
     monkeypatch.setattr(_Counted, "made", made, raising=False)
-    monkeypatch.setattr(transfer, "AlignedBuffer", _Counted)
+    monkeypatch.setattr(part_writer, "AlignedBuffer", _Counted)
     return made
 
 
@@ -442,7 +443,7 @@ async def test_a_write_that_waits_for_a_buffer_is_told_that_a_part_has_failed(
             await trio.testing.wait_all_tasks_blocked()
             raise ServerError("failed", None)
 
-    async def write_on(writer: transfer.PartWriter) -> None:
+    async def write_on(writer: PartWriter) -> None:
         with pytest.raises(ServerError, match="failed"):
             await writer.write(DATA[:5])
         told.append(True)
@@ -485,7 +486,7 @@ async def test_no_buffer_stays_with_a_writer_that_ended(
     assert _alive(buffers) == []
 
 
-def left(writer: transfer.PartWriter, data: memoryview) -> bytes | None:
+def left(writer: PartWriter, data: memoryview) -> bytes | None:
     """Of `data`, what the writer does not take without waiting."""
     rest = writer.absorb(data)
     return None if rest is None else bytes(rest)
@@ -577,7 +578,7 @@ async def test_no_object_is_made_with_a_hole_where_a_copy_was_interrupted(
         async with store.open_writer(KEY) as writer:
             with monkeypatch.context() as patched:
                 if interrupted_in == "AlignedBuffer":
-                    patched.setattr(transfer, "AlignedBuffer", interrupt)
+                    patched.setattr(part_writer, "AlignedBuffer", interrupt)
                 else:
                     patched.setattr(AlignedBuffer, "view", property(interrupt))
                 with pytest.raises(KeyboardInterrupt):
@@ -592,7 +593,7 @@ async def test_no_object_is_made_with_a_hole_where_a_copy_was_interrupted(
 async def test_absorbed_bytes_count_against_the_largest_object(
     recorder: Recorder, store: ParallelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "MAX_OBJECT", 8)
+    monkeypatch.setattr(part_writer, "MAX_OBJECT", 8)
 
     async def write_too_much() -> None:
         async with store.open_writer(KEY) as writer:
@@ -621,7 +622,7 @@ async def test_a_write_that_waits_for_its_turn_while_another_part_fails_is_told_
         if name == "part":
             await places.wait()
 
-    async def write_on(writer: transfer.PartWriter) -> None:
+    async def write_on(writer: PartWriter) -> None:
         with pytest.raises(ServerError, match="failed"):
             await writer.write(waiting)
 
