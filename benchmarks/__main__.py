@@ -33,7 +33,7 @@ TIME_LIMIT = 120.0
 
 _OF_MANY_CORES = ("large", "load", "small", "large, TLS", "small, TLS", "large, busy", "workers", "write")
 
-_SETTINGS = {
+SETTINGS = {
     "AWS_ALLOW_HTTP": "true",
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -67,7 +67,7 @@ def measure(client: str, case: Case, server: Server, rust: str | None) -> Measur
     interpreter = rust if CLIENTS[client].apart and rust is not None else sys.executable
     command = [interpreter, "-m", "benchmarks.measure", client, json.dumps(asdict(case))]
     found = server.encrypted if case.tls else server.environment
-    environment = without_cloud_variables(os.environ) | _SETTINGS | found
+    environment = without_cloud_variables(os.environ) | SETTINGS | found
     run = partial(subprocess.run, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     try:
         return Measurement(**json.loads(run(command, timeout=TIME_LIMIT).stdout))

@@ -174,7 +174,7 @@ def test_every_setting_is_documented_and_has_a_default() -> None:
 
 
 @pytest.mark.parametrize("item", fields(Config), ids=lambda item: item.name)
-def test_the_readme_lists_every_setting(item: Field[object]) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (row,) = re.findall(rf"^\| `{item.name}` \|([^|]*)\|", readme, re.MULTILINE)
+def test_the_page_lists_every_setting(item: Field[object]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    (row,) = re.findall(rf"^\| `{item.name}` \|([^|]*)\|", page, re.MULTILINE)
     assert re.findall("`([A-Z0-9_]+)`", row) == [*item.metadata.get("variables", ())]
