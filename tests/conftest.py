@@ -107,7 +107,7 @@ def no_pump_under_a_virtual_clock(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def clock() -> MockClock:
     """Time that passes when nothing else happens; loopback traffic has 30 ms to get its turn, more where others run."""
-    return MockClock(autojump_threshold=0.02 * max(1.5, os.getloadavg()[0]))
+    return MockClock(autojump_threshold=0.02 * min(max(1.5, os.getloadavg()[0]), 6))
 
 
 @pytest.fixture(scope="session")

@@ -108,13 +108,19 @@ async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _cancel_when_asked(scope: trio.CancelScope, server: FaultServer, times: int) -> None:
+    while len(server.requests) < times:
+        await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+
+
 async def test_a_cancelled_connection_is_not_used_again(server: FaultServer, store: S3Store) -> None:
     """The rest of the answer is still coming on it."""
     await store.get("key")
     server.script += [Fault(stall=100)]
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_blocked, scope)
+            nursery.start_soon(_cancel_when_asked, scope, server, 2)
             await store.get("key")
     assert await store.get("key") == DATA
     assert [asked.connection for asked in server.requests] == [1, 1, 2]

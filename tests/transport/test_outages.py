@@ -110,7 +110,7 @@ async def test_attempts_that_bring_bytes_cost_nothing(
 
 @pytest.mark.parametrize(
     ("fault", "attempts"),
-    [(Fault(500), 65), (refusal(503, "SlowDown"), 10), (Fault(cut=NOTHING, reset=True), 2), (Fault(500), 1)],
+    [(Fault(500), 25), (refusal(503, "SlowDown"), 10), (Fault(cut=NOTHING, reset=True), 2), (Fault(500), 1)],
 )
 async def test_one_request_is_sent_as_often_as_was_set(
     clock: MockClock, server: FaultServer, make_store: MakeStore, fault: Fault, attempts: int
