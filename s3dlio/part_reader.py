@@ -34,10 +34,11 @@ class _Piece:
 
 
 class PartReader(trio.abc.ReceiveStream):
-    """What :meth:`ParallelStore.open_reader` yields: the bytes of an object, from front to back.
+    """What :meth:`ParallelStore.open_reader` yields: the bytes of the object `key` of `store`, from front to back.
 
-    `async for piece in reader` goes through them, in pieces of up to a part. `meta` describes the version that is read,
-    `end` is where it ends, in bytes from the object's start.
+    `async for piece in reader` goes through them, in pieces of up to `part_size` bytes, of which `ahead` are under way
+    or wait to be taken; `limiter` bounds those of all objects, and `landed` compares their checksums. `meta` describes
+    the version that is read, `end` is where the stream ends, in bytes from the object's start.
     """
 
     meta: ObjectMeta

