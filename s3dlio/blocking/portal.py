@@ -29,7 +29,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import trio
@@ -161,6 +161,42 @@ class CancelledError(RuntimeError):
     """The job was cancelled: by :meth:`Job.cancel`, or because its portal was closed."""
 
 
+class Interruption:
+    """Lets another thread end a call: all that is done by :meth:`run`, whatever jobs it consists of."""
+
+    def __init__(self) -> None:
+        self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._come = False
+
+    def run(self, call: Callable[[], T]) -> T:
+        """What `call` returns. Errors: what it raises; `CancelledError` when it was interrupted."""
+        outer = _interruption.set(self)
+        try:
+            return call()
+        finally:
+            _interruption.reset(outer)
+
+    def watch(self, job: Job[Any]) -> None:
+        """Note that `job` is about to be posted. Errors: `CancelledError` when the interruption has come."""
+        with self._lock:
+            self._jobs.add(job)
+        if self._come:
+            job.refuse()
+            raise CancelledError("the call was cancelled")
+
+    def interrupt(self) -> None:
+        """Cancel what is under way, and what would follow. Any thread may call this."""
+        with self._lock:
+            self._come = True
+            jobs = [*self._jobs]
+        for job in jobs:
+            job.cancel()
+
+
+_interruption: ContextVar[Interruption | None] = ContextVar("s3dlio_interruption", default=None)
+
+
 class BlockingPortal:
     """A Trio loop in a thread of its own."""
 
@@ -223,6 +259,8 @@ class BlockingPortal:
         if self.pid != os.getpid():
             job.refuse()
             raise RuntimeError("this portal belongs to the parent process")
+        if (interruption := _interruption.get()) is not None:
+            interruption.watch(job)
         with suppress(trio.RunFinishedError):
             # The loop's own thread has to start it; nothing is sent back: the job's lock tells that it is over
             if self._token is not None:
