@@ -1,5 +1,6 @@
 # make demo   train on digits in a bucket, save a checkpoint, evaluate it    make lint   ruff, mypy, pyright, import-linter
 # make test   all tests, against real servers on this machine                make bench  compare with other clients
+# make docs   the documentation as a site, in build/site
 #
 # make test-plain   the tests of transport and stores where nothing can be compiled, or where there is no pyOpenSSL
 #
@@ -19,7 +20,7 @@ TLS := $(addprefix tests/transport/test_,tls.py tls_pieces.py secrets_in_frames.
 # A peer whose package is called s3dlio, too.
 RUST := $(VENV)/rust/bin/python
 
-.PHONY: demo test test-plain coverage lint bench clean
+.PHONY: demo test test-plain coverage lint docs bench clean
 .DELETE_ON_ERROR:
 unexport PYTHONDONTWRITEBYTECODE # or each of the hundreds of interpreters that tests start would compile the package
 
@@ -45,6 +46,9 @@ lint: $(VENV)/test,lint.installed
 
 bench: $(VENV)/bench.installed $(RUST)
 	$(BIN)/python -m benchmarks --rust $(RUST) --write docs/benchmarks
+
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

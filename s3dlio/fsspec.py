@@ -369,6 +369,10 @@ class DirectFileSystem(LocalFileSystem):  # type: ignore[misc]
 
     protocol = "direct"
 
+    def __init__(self, auto_mkdir: bool = True, **kwargs: Any) -> None:
+        """Directories are made with the first file in them, as all of this library's stores have it."""
+        super().__init__(auto_mkdir, **kwargs)
+
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         return super()._strip_protocol(str(path).removeprefix("direct://"))
