@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(shell for python in python3 python3.13 python3.12 python
 VENV := .venv
 BIN := $(VENV)/bin
 # Each worker has servers of its own, takes a file of tests at a time, and up to 2 GB of memory.
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 NPM := tests/servers/node_modules/.package-lock.json
 PLAIN := tests/transport $(wildcard tests/stores/*/test_conformance.py)

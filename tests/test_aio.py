@@ -16,7 +16,7 @@ import s3dlio
 from s3dlio import aio, blocking
 from s3dlio.blocking.portal import CancelledError, Interruption, portal
 
-from .servers.clouds import WritableS3, serving
+from .servers.clouds import WritableS3, on_portal
 from .servers.faults import NOTHING, Fault, FaultServer
 
 ROOT = "memory://aio"
@@ -88,12 +88,11 @@ def test_errors_are_those_of_the_verbs() -> None:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     """A server on the portal's loop that takes requests and never answers."""
-    held = portal().enter(serving(WritableS3))
-    held.value.always = Fault(stall=NOTHING)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", held.value.endpoint)
-    monkeypatch.setenv("S3DLIO_ANONYMOUS", "1")
-    yield held.value
-    held.leave()
+    with on_portal(WritableS3) as server:
+        server.always = Fault(stall=NOTHING)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("S3DLIO_ANONYMOUS", "1")
+        yield server
 
 
 async def asked(server: FaultServer, times: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from typing import NoReturn
 
 from ..version import __version__
 
@@ -18,6 +20,12 @@ or not possible, 9 nothing to transfer, 130 interrupted, 141 nobody reads the ou
 Command = Callable[..., ArgumentParser]
 """Makes a command of its name, what it does, and its places; `URI+` is one or more."""
 
+
+class _Silent(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -28,9 +36,20 @@ def count(text: str) -> int:
     return int(text)
 
 
-def parser() -> ArgumentParser:
-    """The parser of all commands."""
-    top = ArgumentParser(
+def size(text: str) -> int:
+    """A number of bytes, such as `131072`, `128KiB` or `1MB`. Errors: `ArgumentTypeError` for what is none."""
+    found = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", text, re.IGNORECASE)
+    if found is None:
+        raise ArgumentTypeError(f"a size is wanted, such as 128KiB, not {text!r}")
+    unit = (found[2] or "").lower()
+    step = 1024 if unit.endswith("i") else 1000
+    return int(found[1]) * int(step ** " kmg".index(unit[:1] or " "))
+
+
+def parser(*, exit_on_error: bool = True) -> ArgumentParser:
+    """The parser of all commands. Without `exit_on_error` it says nothing of a mistake."""
+    kind = ArgumentParser if exit_on_error else _Silent
+    top = kind(
         "s3dlio", description="Objects of any store.", epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
     )
     top.add_argument("--version", action="version", version=f"s3dlio {__version__}")
@@ -48,6 +67,11 @@ def parser() -> ArgumentParser:
     made = command("presign", "print a URL that lets whoever has it read an object, or write it", "URI")
     made.add_argument("--seconds", type=count, default=3600, help="how long it is good for, default 3600")
     made.add_argument("--method", choices=("GET", "PUT"), default="GET", help="default GET")
+    made = command("run", "run the commands of a file, one a line, several at once; - is standard input", "FILE")
+    made.add_argument("-j", "--jobs", type=count, default=16, help="how many at once, default 16")
+    made = command("bench", "measure how fast objects are written, listed, read and removed below a place", "URI")
+    made.add_argument("--count", type=count, default=1000, help="so many objects, default 1000")
+    made.add_argument("--size", type=size, default=128 << 10, help="of so many bytes each, default 128KiB")
     made = command("doctor", "tell what was found, try one request, and name the mend")
     made.add_argument("uri", metavar="URI", nargs="?", help="what to try a request with")
     made = command("completion", "print a script that completes commands in a shell")

@@ -24,6 +24,18 @@ def _doctor(arguments: Namespace) -> int:
     return doctor(arguments)
 
 
+def _run_lines(arguments: Namespace) -> int:
+    from .lines import run_lines
+
+    return run_lines(arguments, run)
+
+
+def _bench(arguments: Namespace) -> None:
+    from .speed import bench
+
+    bench(arguments)
+
+
 _COMMANDS: dict[str, Command] = {
     "ls": looking.ls,
     "cat": looking.cat,
@@ -35,6 +47,8 @@ _COMMANDS: dict[str, Command] = {
     "mv": sending.mv,
     "sync": sending.sync,
     "rm": sending.rm,
+    "run": _run_lines,
+    "bench": _bench,
     "doctor": _doctor,
     "completion": _complete,
 }

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
+
+from s3dlio.blocking.portal import portal
 
 from .faults import Asked, Fault, FaultServer, Truth, error_body, etag_of
 from .process import HOST
@@ -129,3 +131,13 @@ async def serving(kind: type[Server]) -> AsyncIterator[Server]:
         nursery.start_soon(trio.serve_listeners, server.serve, [listener])
         yield server
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def on_portal(kind: type[Server]) -> Iterator[Server]:
+    """The same on the loop of the blocking calls, for tests that run none."""
+    held = portal().enter(serving(kind))
+    try:
+        yield held.value
+    finally:
+        held.leave()

@@ -20,7 +20,6 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 import s3dlio
 from s3dlio.alignment import Checksum
-from s3dlio.blocking.portal import portal
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3MapDataset
 from s3dlio.compat.s3torchconnector.dcp import S3StorageReader, S3StorageWriter
 from s3dlio.errors import ChecksumError
@@ -29,7 +28,7 @@ from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
 
 from ..compat.dcp.conftest import ALONE
-from ..servers.clouds import WritableS3, serving
+from ..servers.clouds import WritableS3, on_portal, serving
 from ..servers.faults import Asked, Fault, Truth
 
 DATA = random.Random(0).randbytes(40_000)
@@ -208,15 +207,14 @@ async def test_one_endpoint_alone_is_asked_again(servers: list[Flipping]) -> Non
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flipping]:
     """On the portal's own loop, with the environment that leads there."""
-    held = portal().enter(serving(Flipping))
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": held.value.endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    yield held.value
-    held.leave()
+    with on_portal(Flipping) as server:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": server.endpoint,
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 BODIES = {f"train/{number:03}": random.Random(number).randbytes(3000) for number in range(60)}
