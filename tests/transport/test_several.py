@@ -85,11 +85,16 @@ async def read(store: S3Store, times: int) -> None:
         assert await store.get("key") == DATA
 
 
+async def read_at_once(store: S3Store, times: int) -> None:
+    """So that all endpoints are asked: one after the other, it may always be the same ones' turn."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(times):
+            nursery.start_soon(read, store, 1)
+
+
 async def test_requests_are_spread_and_signed_for_whom_they_go_to(servers: list[FaultServer], store_of: Open) -> None:
     store = store_of(servers)
-    async with trio.open_nursery() as nursery:
-        for _ in range(30):
-            nursery.start_soon(read, store, 1)
+    await read_at_once(store, 30)
     assert sum(asked(servers)) == 30
     assert min(asked(servers)) >= 5
     for server in servers:
@@ -157,7 +162,7 @@ async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
     gone = servers[0]
     await kill(gone)
     before = len(gone.requests)
-    await read(store, 30)
+    await read_at_once(store, 30)
     assert load_of(store, gone).health is Health.OUT
     await trio.sleep(60)
     await read(store, 30)
@@ -167,7 +172,7 @@ async def test_one_that_is_gone_is_asked_no_more_until_it_is_back(
     await trio.sleep(31)
     assert load_of(store, gone).health is Health.TRIED
     with caplog.at_level(logging.WARNING):
-        await read(store, 30)
+        await read_at_once(store, 30)
     assert len(gone.requests) > before
     assert "is asked again" in caplog.text
     assert all(record.levelno <= logging.WARNING for record in caplog.records)
@@ -194,7 +199,7 @@ async def test_what_is_under_way_at_one_that_is_killed_goes_on_elsewhere(
     assert len(gone.requests) == before
     gone.restart.set()
     await trio.sleep(31)
-    await read(store, 30)
+    await read_at_once(store, 30)
     assert len(gone.requests) > before
 
 
@@ -207,9 +212,7 @@ async def test_probes_become_rare(
 ) -> None:
     store = store_of(servers)
     servers[0].always = Fault(cut=NOTHING)
-    async with trio.open_nursery() as nursery:
-        for _ in range(30):
-            nursery.start_soon(read, store, 1)
+    await read_at_once(store, 30)
     assert load_of(store, servers[0]).health is Health.OUT
     requests, connections = len(servers[0].requests), servers[0].connections
     for _ in range(300):
@@ -320,9 +323,7 @@ async def test_a_silent_one_is_given_up_and_its_work_moved(
 ) -> None:
     store = store_of(servers, stall_timeout=5)
     servers[0].always = Fault(stall=NOTHING)
-    async with trio.open_nursery() as nursery:
-        for _ in range(30):
-            nursery.start_soon(read, store, 1)
+    await read_at_once(store, 30)
     assert load_of(store, servers[0]).health is Health.OUT
     assert trio.current_time() < 10
 
