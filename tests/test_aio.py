@@ -16,7 +16,7 @@ import s3dlio
 from s3dlio import aio, blocking
 from s3dlio.blocking.portal import CancelledError, Interruption, portal
 
-from .servers.clouds import WritableS3, on_portal
+from .servers.clouds import WritableS3, on_portal, serving
 from .servers.faults import NOTHING, Fault, FaultServer
 
 ROOT = "memory://aio"
@@ -88,7 +88,7 @@ def test_errors_are_those_of_the_verbs() -> None:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     """A server on the portal's loop that takes requests and never answers."""
-    with on_portal(WritableS3) as server:
+    with on_portal(serving(WritableS3)) as server:
         server.always = Fault(stall=NOTHING)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         monkeypatch.setenv("S3DLIO_ANONYMOUS", "1")

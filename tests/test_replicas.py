@@ -33,6 +33,7 @@ from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
 
+from .servers.clouds import on_portal
 from .servers.faults import NOTHING, Fault, FaultServer, fault_server, refusal
 
 PART = 4096
@@ -323,21 +324,20 @@ async def test_a_listing_is_of_one_store(pages: int, clock: MockClock) -> None:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
     """A bucket on the portal's own loop, of which a folder is the replica, and the environment that says so."""
-    held = portal().enter(fault_server())
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": held.value.endpoint,
-        "S3DLIO_REPLICAS": f"s3://absent-{{bucket}},file://{tmp_path}/{{bucket}}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    for key, body in BODIES.items():
-        (tmp_path / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "bucket" / key).write_bytes(body)
-        if int(key[-3:]) % 3:
-            held.value.objects[f"/bucket/{key}"] = body
-    yield held.value
-    held.leave()
+    with on_portal(fault_server()) as server:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "S3DLIO_REPLICAS": f"s3://absent-{{bucket}},file://{tmp_path}/{{bucket}}",
+        }.items():
+            monkeypatch.setenv(name, value)
+        for key, body in BODIES.items():
+            (tmp_path / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "bucket" / key).write_bytes(body)
+            if int(key[-3:]) % 3:
+                server.objects[f"/bucket/{key}"] = body
+        yield server
 
 
 BODIES = {f"train/{number:03}": random.Random(number).randbytes(3000) for number in range(60)}

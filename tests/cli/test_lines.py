@@ -19,7 +19,7 @@ from s3dlio.cli.arguments import size
 from s3dlio.cli.lines import parsed
 from s3dlio.errors import ConfigError
 
-from ..servers.clouds import WritableS3, on_portal
+from ..servers.clouds import WritableS3, on_portal, serving
 from ..servers.faults import NOTHING, Fault
 from .conftest import Run
 
@@ -80,7 +80,7 @@ def test_any_text_is_commands_or_an_error_that_names_the_line(text: str) -> None
 def test_an_interrupt_ends_all_of_them(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "commands"
     file.write_text("".join(f"stat s3://bucket/{number}\n" for number in range(20)))
-    with on_portal(WritableS3) as server:
+    with on_portal(serving(WritableS3)) as server:
         server.always = Fault(stall=NOTHING)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         monkeypatch.setenv("S3DLIO_ANONYMOUS", "1")

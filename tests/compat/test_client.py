@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from s3dlio import model
-from s3dlio.blocking.portal import portal
 from s3dlio.compat.s3torchconnector import S3ClientConfig, S3Exception, S3ReaderConstructor
 from s3dlio.compat.s3torchconnector._s3client import MockS3Client, S3Client
 from s3dlio.compat.s3torchconnector._s3client._s3client import ListObjectStream
@@ -24,6 +23,7 @@ from s3dlio.config import MiB
 from s3dlio.errors import ProfileNotFoundError, StoreError
 from s3dlio.version import __version__
 
+from ..servers.clouds import on_portal
 from ..servers.faults import Fault, FaultServer, fault_server
 from ..servers.seaweedfs import SeaweedFS
 
@@ -178,16 +178,15 @@ def test_a_count_of_keys_is_checked_at_once(max_keys: Any, kind: type[Exception]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     """A server on the portal's own loop, with the environment that leads there."""
-    held = portal().enter(fault_server())
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": held.value.endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    held.value.objects["/bucket/key"] = b"content"
-    yield held.value
-    held.leave()
+    with on_portal(fault_server()) as server:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": server.endpoint,
+        }.items():
+            monkeypatch.setenv(name, value)
+        server.objects["/bucket/key"] = b"content"
+        yield server
 
 
 def test_a_client_introduces_itself(server: FaultServer) -> None:

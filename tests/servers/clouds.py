@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from typing import TypeVar
@@ -134,9 +134,9 @@ async def serving(kind: type[Server]) -> AsyncIterator[Server]:
 
 
 @contextmanager
-def on_portal(kind: type[Server]) -> Iterator[Server]:
-    """The same on the loop of the blocking calls, for tests that run none."""
-    held = portal().enter(serving(kind))
+def on_portal(opening: AbstractAsyncContextManager[Server]) -> Iterator[Server]:
+    """A server on the loop of the blocking calls, for tests that run none."""
+    held = portal().enter(opening)
     try:
         yield held.value
     finally:

@@ -207,7 +207,7 @@ async def test_one_endpoint_alone_is_asked_again(servers: list[Flipping]) -> Non
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flipping]:
     """On the portal's own loop, with the environment that leads there."""
-    with on_portal(Flipping) as server:
+    with on_portal(serving(Flipping)) as server:
         for name, value in {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
