@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..errors import (
     OUTAGES,
     AlreadyExistsError,
@@ -31,9 +33,13 @@ _CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = 
 """The first that fits counts: one kind of error may be another's, too."""
 
 
+def code_of_many(codes: Collection[int]) -> int:
+    """The one of all these failures, or that of an outage among them."""
+    return next(iter(codes)) if len(codes) == 1 else OUTAGE if OUTAGE in codes else OTHER
+
+
 def code_of(error: Exception) -> int:
     """The code for `error`; of many failures the one that all share, or that of an outage among them."""
     if isinstance(error, BulkError):
-        codes = {code_of(failure) for failure in error.failures.values()}
-        return codes.pop() if len(codes) == 1 else OUTAGE if OUTAGE in codes else OTHER
+        return code_of_many({code_of(failure) for failure in error.failures.values()})
     return next((code for kinds, code in _CODES if isinstance(error, kinds)), OTHER)

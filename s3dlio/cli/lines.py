@@ -12,7 +12,7 @@ from pathlib import Path
 from ..blocking.portal import Interruption
 from ..errors import ConfigError
 from .arguments import parser
-from .codes import OK, OTHER, OUTAGE
+from .codes import OK, code_of_many
 from .places import PIPE
 
 Run = Callable[[Namespace], int]
@@ -35,7 +35,7 @@ def run_lines(arguments: Namespace, run: Run) -> int:
             threads.shutdown(wait=False, cancel_futures=True)
             interruption.interrupt()
             raise
-    return codes.pop() if len(codes) == 1 else OK if not codes else OUTAGE if OUTAGE in codes else OTHER
+    return code_of_many(codes) if codes else OK
 
 
 def parsed(text: str) -> Iterator[Namespace]:
