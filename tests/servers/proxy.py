@@ -80,25 +80,24 @@ class ProxyServer:
 
     async def _serve(self, client: trio.SocketStream, reader: _Reader, number: int) -> None:
         head = await reader.head()
-        fault = self._record(head, number) if head else Fault()
-        if fault is not None:
+        if (fault := self._fault(head, number)) is not None:
             await _fail(client, fault)
         elif head.startswith(b"CONNECT "):
-            server = await self._connect(self.asked[-1].target)
+            server = await self._connect(_read(head, number).target)
             await client.send_all(_LEADS)
             await _splice(client, server, reader.rest)
         else:
             await self._forward(client, reader, head, number)
 
-    def _record(self, head: bytes, number: int) -> Fault | None:
-        line, *lines = head.decode("latin-1").split("\r\n")[:-2]
-        method, target, _ = line.split(" ")
-        headers = {name.lower(): value.strip() for name, _, value in (text.partition(":") for text in lines)}
-        self.asked.append(Asked(method, target, headers, number))
+    def _fault(self, head: bytes, number: int) -> Fault | None:
+        """Record what is asked, and say how it fails; an end where nothing is asked any more."""
+        if not head:
+            return Fault()
+        self.asked.append(asked := _read(head, number))
         if self.script:
             return self.script.popleft()
         wanted = self.user and f"Basic {base64.b64encode(self.user.encode()).decode()}"
-        if wanted and headers.get("proxy-authorization") != wanted:
+        if wanted and asked.headers.get("proxy-authorization") != wanted:
             return answer(407, 'proxy-authenticate: Basic realm="x"')
         return self.always
 
@@ -108,20 +107,26 @@ class ProxyServer:
 
     async def _forward(self, client: trio.SocketStream, reader: _Reader, head: bytes, number: int) -> None:
         """To the first request's server, as all requests of a connection are for the same."""
-        authority, _ = _parts(self.asked[-1].target)
+        authority, _ = _parts(_read(head, number).target)
         server = await self._connect(authority if ":" in authority else f"{authority}:80")
         async with server, trio.open_nursery() as nursery:
             nursery.start_soon(_copy, server, client, nursery.cancel_scope)
             while True:
                 await server.send_all(_origin_form(head))
-                async for piece in reader.body(self.asked[-1].headers):
+                async for piece in reader.body(_read(head, number).headers):
                     await server.send_all(piece)
                 head = await reader.head()
-                fault = self._record(head, number) if head else Fault()
-                if fault is not None:
+                if (fault := self._fault(head, number)) is not None:
                     await _fail(client, fault)
                     nursery.cancel_scope.cancel()
                     return
+
+
+def _read(head: bytes, number: int) -> Asked:
+    line, *lines = head.decode("latin-1").split("\r\n")[:-2]
+    method, target, _ = line.split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (text.partition(":") for text in lines)}
+    return Asked(method, target, headers, number)
 
 
 def _parts(target: str) -> tuple[str, str]:
