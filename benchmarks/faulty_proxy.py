@@ -30,6 +30,8 @@ class FaultyProxy:
     def __init__(self, behind: int, port: int) -> None:
         self.port = port
         self._behind = behind
+        self.sent = 0
+        """Bytes of requests that have passed."""
         self._slow = False
         self._listening = trio.CancelScope()
         self._back = trio.Event()
@@ -86,6 +88,7 @@ class FaultyProxy:
                         await _turn_away(client, data)
                 else:
                     await self._send(server, data)
+                    self.sent += len(data)
 
     async def _pass_answers(self, server: trio.SocketStream, client: trio.SocketStream, answering: trio.Lock) -> None:
         while data := await server.receive_some(_PIECE):
