@@ -37,8 +37,8 @@ _ROWS = 1_000_000_000
 """The first row of attempts: no thread has such a number."""
 
 _LEAST = 1e-6
-_SHOWN = 20e-6
-"""Seconds that a part of an attempt has to last to be worth an event."""
+_SHOWN = 0.05
+"""Part of an attempt that is not its longest phase, from which on its phases are worth events."""
 
 _END = b"\n]\n"
 _RANKS = ("body", "first byte", "connection", "list", "checksum")
@@ -117,7 +117,8 @@ class _Events:
         if new:
             yield self._named("thread_name", row, f"attempts {row - _ROWS}")
         yield self._complete(attempt.operation, row, begun, attempt.at, _told(attempt))
-        if sum(waited := attempt.waited) - max(waited) > _SHOWN:
+        waited = attempt.waited
+        if (whole := sum(waited)) - max(waited) > _SHOWN * whole:
             for phase in phases_of(attempt):
                 yield self._complete(phase.name, row, phase.begun, phase.ended)
 
