@@ -4,9 +4,12 @@ Theory of operation. Four endpoints are taken at random, and the one is asked th
 bytes that are owed, those of this request included, take least time at the pace it has had lately. So parts of one
 object spread, a slow endpoint gets as much as it can do, and clients that know nothing of each other do not all turn to
 the same one; with two, a slow one would be the better of a pair too often. To refuse (429, 503) is quick, and counts as
-slow. What was seen is forgotten again, and one that nothing is known of passes for as quick as the other, so that an
-endpoint that was slow once is tried anew: by one request, while it owes nothing. Sources: Mitzenmacher, "The Power of
-Two Choices in Randomized Load Balancing", 2001; the load metric "peak EWMA" of Finagle.
+slow. Sources: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
+
+The pace is believed at once where it is bad news, and slowly where it is good: a batch is as late as the last of its
+requests, so what a slow endpoint adds when all goes well is soon lost again. What was seen is forgotten, the sooner the
+less is seen, and one that nothing is known of passes for as quick as the other, so that an endpoint that was slow once
+is tried anew: by one request, while it owes nothing. Source: the load metric "peak EWMA" of Finagle.
 
 An endpoint that takes no connection, or fails three times in a row, is out. It is probed after a second, then at longer
 and longer intervals; once a probe has got through it is given one request, and when that is answered more and more of
@@ -34,8 +37,8 @@ _USUAL = 1e-8
 """Seconds a byte, where nothing is known of any endpoint."""
 
 _CHOICES = 4
-_LEARNS = 0.3
-_FORGETS, _FORGOTTEN = 10.0, 60.0
+_BAD_NEWS, _GOOD_NEWS = 0.5, 0.05
+_FORGETS, _FORGOTTEN = 20.0, 120.0
 _MOMENT = 1e-6
 _THROTTLED = 5.0
 """Seconds for which a refusal counts that came at once."""
@@ -65,6 +68,21 @@ class Load:
         self._pace, self._seen_at = math.inf, -math.inf
         self._failed = self._probes = 0
         self._back_at = -math.inf
+
+    def owe(self, size: int) -> int:
+        """A request of `size` bytes begins; how many are owed with it."""
+        self.owed += size
+        return self.owed
+
+    def settle(self, size: int, then: int) -> int:
+        """It has ended; of how many bytes it was one, where they were `then` at its beginning.
+
+        Where requests are answered one after the other, the last one has waited for all that were owed when it began,
+        though few are by now; where they are answered side by side, the first one for all that came later.
+        """
+        most = max(then, self.owed)
+        self.owed -= size
+        return most
 
     def wait(self, size: int, now: float, other: Load) -> float:
         """Seconds for a request of `size` bytes, as far as can be told, and in comparison with `other`."""
@@ -116,8 +134,9 @@ class Load:
         self.health, self.probe_at = Health.OUT, until
 
     def _see(self, size: int, seconds: float, now: float) -> None:
-        seen = max(seconds, _MOMENT) / max(size, LEAST)
-        self._pace = seen if self._pace == math.inf else self._pace + (seen - self._pace) * _LEARNS
+        seen, forgotten = max(seconds, _MOMENT) / max(size, LEAST), 1 - math.exp((self._seen_at - now) / _FORGETS)
+        weight = max(_GOOD_NEWS, forgotten) if seen < self._pace else _BAD_NEWS
+        self._pace = seen if self._pace == math.inf else self._pace + (seen - self._pace) * weight
         self._seen_at = now
 
     @property

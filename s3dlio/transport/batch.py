@@ -64,6 +64,8 @@ class _Asked(NamedTuple, Generic[T]):
     place: bytes
     service: Service
     begun: float
+    owed: int
+    """Bytes that its endpoint owed then, its own included."""
     request: Request
     key: str
     attempt: Attempt | None
@@ -76,7 +78,7 @@ class _Asked(NamedTuple, Generic[T]):
     @property
     def size(self) -> int:
         """About how many bytes come."""
-        return max(len(self.place), LEAST)
+        return _size(self.place)
 
     def where(self) -> ErrorContext:
         """Names it."""
@@ -125,8 +127,8 @@ class Batch(Generic[T]):
         each = zip(chosen, taken, heads, places, attempts, strict=True)
         self._post(
             [
-                _Asked(name, *place, head, body, service, now, request, key, attempt)
-                for (name, key, *_), place, head, body, attempt in each
+                _Asked(name, *whom, head, body, service, now, whom[0].load.owe(_size(body)), request, key, attempt)
+                for (name, key, *_), whom, head, body, attempt in each
             ]
         )
         return len(heads)
@@ -143,7 +145,6 @@ class Batch(Generic[T]):
             self._asked[connection.stream.descriptor] = each
             if each.watch is not None and len(each.service.rotation) > 1:
                 each.watch.begin(connection, partial(self._give_up, connection))
-            each.upstream.load.owed += each.size
             place += size
         kept = together, asked
         for pump, words in rows.items():
@@ -194,12 +195,10 @@ class Batch(Generic[T]):
         return Reply(asked.name, answer, connection if kept else None, asked.upstream.endpoint)
 
     def _account(self, asked: _Asked[T]) -> int:
-        """End what was begun with the request; how many bytes its endpoint owed until now."""
-        owed = asked.upstream.load.owed
-        asked.upstream.load.owed -= asked.size
+        """End what was begun with the request; of how many bytes it was one."""
         if asked.watch is not None:
             asked.watch.end(asked.connection)
-        return owed
+        return asked.upstream.load.settle(asked.size, asked.owed)
 
     async def close(self) -> None:
         """Give up all that is under way."""
@@ -211,6 +210,11 @@ class Batch(Generic[T]):
         for descriptor, moved in self._ended:
             self._reply(descriptor, moved).drop()
         self._ended.clear()
+
+
+def _size(place: bytes) -> int:
+    """About how many bytes come to a `place`, which is empty where that is unknown."""
+    return max(len(place), LEAST)
 
 
 def _observed(

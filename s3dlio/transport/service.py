@@ -105,20 +105,19 @@ class Service:
         size, begun = _size(request, download), trio.current_time()
         asked = download.asked if download is not None else None
         upstream = (asked and self.rotation.of(asked)) or self.rotation.choose(size, progress.tried)
-        upstream.load.owed += size
+        then = upstream.load.owe(size)
         told = observers(request.observer)
         ask = partial(self._observe, told) if told else self._ask
         if download is not None:
             download.endpoint = upstream.endpoint
         try:
             answer = await ask(upstream, request, download, progress)
-            owed = upstream.load.owed
         except Failed as failed:
             progress.tried += self.rotation.spent(upstream, failed.failure)
             self.rotation.failed(upstream, failed.failure, size, begun, failed.error)
             raise
         finally:
-            upstream.load.owed -= size
+            owed = upstream.load.settle(size, then)
             _count(upstream, request, download)
         upstream.counts.received += len(answer.body)
         self.rotation.answered(upstream, owed, begun)
@@ -196,7 +195,7 @@ class Service:
         if told:
             request = request._replace(attempt=upstream.observed(told, request, request.key))
         upstream.entrust(connection, request)
-        upstream.load.owed += LEAST
+        then = upstream.load.owe(LEAST)
         try:
             head = await upstream.signed_head(request, None, expect=False)
             late = await self._ask_in_time(connection, head)
@@ -209,8 +208,7 @@ class Service:
                 return None, None, upstream.endpoint
             raise
         finally:
-            owed = upstream.load.owed
-            upstream.load.owed -= LEAST
+            owed = upstream.load.settle(LEAST, then)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
             self.answered(upstream, len(answer.body), owed, begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -70,6 +71,50 @@ def test_a_slow_one_gets_what_it_can_do() -> None:
     slow, *quick = owing(among, 310)
     assert 5 <= slow <= 15
     assert all(90 <= share <= 110 for share in quick)
+
+
+@pytest.mark.parametrize(("clients", "count"), [(1, 64), (4, 16)])
+def test_batches_are_hardly_held_up_by_a_slow_one(clients: int, count: int) -> None:
+    """A client begins a batch when its last one is there, and knows nothing of others; a place answers in turn."""
+    rates, chance = [30.0, 30.0, 30.0, 3.0], random.Random(0)
+    known, free = [places(len(rates)) for _ in range(clients)], [0.0] * len(rates)
+    left, done, now, coming = [0] * clients, 0, 0.0, list[tuple[float, int, int, float, int]]()
+    while now < 40:
+        for client in (each for each in range(clients) if not left[each]):
+            left[client] = count
+            for _ in range(count):
+                number = known[client].index(chosen := choose(known[client], [], MiB, now, chance))
+                free[number] = max(free[number], now) + 1 / rates[number]
+                heapq.heappush(coming, (free[number], client, number, now, chosen.load.owe(MiB)))
+        now, client, number, begun, then = heapq.heappop(coming)
+        load = known[client][number].load
+        load.answered(load.settle(MiB, then), now - begun, now)
+        left[client], done = left[client] - 1, done + 1
+    assert done > 0.85 * sum(rates) * now
+    assert all(
+        place.load.owed == MiB * sum(key[1:3] == (client, number) for key in coming)
+        for client, among in enumerate(known)
+        for number, place in enumerate(among)
+    )
+
+
+def test_bad_news_is_believed_at_once_and_good_news_by_and_by() -> None:
+    bad, good = places(2), places(2)
+    for place in (*bad, *good):
+        for _ in range(20):
+            place.load.answered(MiB, 0.1, 0.0)
+    bad[0].load.answered(MiB, 10.0, 0.0)
+    good[0].load.answered(MiB, 0.001, 0.0)
+    assert owing(bad, 200)[0] < 10
+    assert 95 < owing(good, 200)[0] < 110
+
+
+def test_good_news_of_one_that_was_not_seen_for_long_is_believed_at_once() -> None:
+    among = places(2)
+    among[0].load.answered(MiB, 1.0, 0.0)
+    for place in among:
+        place.load.answered(MiB, 0.01, 100.0)
+    assert owing(among, 200, now=100.0)[0] > 40
 
 
 def test_a_busy_one_is_not_slow() -> None:
