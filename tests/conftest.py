@@ -21,7 +21,7 @@ from .canary import Watch, watch_errors
 from .servers.process import CLOUD_VARIABLES
 from .servers.seaweedfs import SeaweedFS, seaweedfs
 
-pytest_plugins = ["tests.disk", "tests.places"]
+pytest_plugins = ["tests.disk", "tests.forked_stacks", "tests.places"]
 
 _ALL_AT_DEBUG = "S3DLIO_TESTS_AT_DEBUG" in os.environ
 _VIRTUAL_CLOCKS = frozenset({"clock", "autojump_clock", "mock_clock"})
