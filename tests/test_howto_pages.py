@@ -22,7 +22,10 @@ BY_SCHEME = {
     "endpoints": "s3",
     "azure": "az",
     "google": "gs",
+    "resume": "s3",
 }
+OF_TORCHDATA = "ignore:'set_vital' is deprecated"
+"""A warning that torchdata's loader causes, and its users cannot avoid."""
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
@@ -40,7 +43,8 @@ def run(*command: str, environment: dict[str, str]) -> subprocess.CompletedProce
 @pytest.mark.parametrize("page", BY_SCHEME)
 def test_its_python_runs_as_printed(page: str, request: pytest.FixtureRequest) -> None:
     with place_of(BY_SCHEME[page], request) as place:
-        done = run("-c", "\n".join(pieces(f"{page}.md")), environment={"AWS_REGION": "us-east-1", **place.environment})
+        program, environment = "\n".join(pieces(f"{page}.md")), {"AWS_REGION": "us-east-1", **place.environment}
+        done = run("-W", OF_TORCHDATA, "-c", program, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -44,7 +44,8 @@ def stopped(position: Position, keys: Sequence[str], more: int, **order: bool) -
 
 def one_after_the_other(keys: list[str], stops: Sequence[Sequence[int]]) -> tuple[list[str], list[str]]:
     """The model: what is taken of a list, and what is left of it, where shards take their own in turn."""
-    taken, left = [], keys
+    taken: list[str] = []
+    left = keys
     for round_ in stops:
         own = [[(i, key) for i, key in enumerate(left) if i % len(round_) == shard] for shard in range(len(round_))]
         gone = {i: key for mine, more in zip(own, round_, strict=True) for i, key in mine[:more]}
@@ -57,7 +58,8 @@ def one_after_the_other(keys: list[str], stops: Sequence[Sequence[int]]) -> tupl
 def test_each_object_comes_once_however_often_the_number_of_shards_changes(
     count: int, stops: list[list[int]], shards: int, listed: bool
 ) -> None:
-    keys, taken, left = numbered(count), [], Position()
+    keys, left = numbered(count), Position()
+    taken: list[str] = []
     for round_ in stops:
         begun = [Position(cuts=left.cuts, shard=shard, shards=len(round_)) for shard in range(len(round_))]
         ends = [stopped(*each, listed=listed) for each in zip(begun, [keys] * len(begun), round_, strict=True)]

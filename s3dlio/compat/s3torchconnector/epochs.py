@@ -79,7 +79,8 @@ class Position:
 def _summed(records: Iterable[S3BucketKeyData]) -> Iterator[Summed]:
     total = 0
     for record in records:
-        total = crc32(record.key.encode() + b"\0", total)
+        key = str(record.key).encode(errors="surrogatepass")  # what is wrong with a key is for its owner to hear
+        total = crc32(key + b"\0", total)
         yield record, total
 
 
@@ -136,7 +137,6 @@ def positions_in(states: object) -> Iterator[Position]:
             raise ValueError("the loader's state is older than its last batch: it needs snapshot_every_n_steps=1")
         if states.keys() == {field.name for field in fields(Position)}:
             yield Position.of(states)
-            return
         states = states.values()
     if isinstance(states, Iterable) and not isinstance(states, str | bytes):
         for each in states:

@@ -6,14 +6,18 @@ are those of one request after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, tee
 from typing import Any, Self
 
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ._s3bucket_key_data import S3BucketKeyData
 from ._s3client import S3Client, S3ClientConfig
 from ._s3client._s3client import ReaderConstructor
 from ._s3dataset_common import (
@@ -24,7 +28,9 @@ from ._s3dataset_common import (
     get_objects_from_uris,
     identity,
 )
-from .source import Iteration
+from .columns import Listing, in_columns
+from .epochs import Position, positions_in, together
+from .source import Iteration, StoredObject
 
 
 class S3IterableDataset(IterableDataset[Any]):
@@ -40,6 +46,10 @@ class S3IterableDataset(IterableDataset[Any]):
     `i % world_size` and there to worker `i // world_size % num_workers`. Without it, all get everything.
     `reader_constructor` makes the readers, see `S3ReaderConstructor`; it is called with the keywords `bucket`, `key`,
     `get_object_info` and `get_stream`.
+    With `shuffle` the objects come in an order that `seed` and the epoch (:meth:`set_epoch`) decide, the same on all
+    ranks before they are shared out: that of `torch.utils.data.DistributedSampler`. All are listed before the first.
+
+    An iteration can be left and gone on with: :meth:`state_dict`, :meth:`load_state_dict`, :meth:`remaining`.
 
     Errors come from the iteration: `S3Exception`, and what `transform` raises.
     """
@@ -53,11 +63,19 @@ class S3IterableDataset(IterableDataset[Any]):
         s3client_config: S3ClientConfig | None = None,
         enable_sharding: bool = False,
         reader_constructor: ReaderConstructor | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
     ) -> None:
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
         self._objects = DatasetObjects(client, get_dataset_objects, transform, reader_constructor)
         self._enable_sharding = enable_sharding
         self._rank, self._world_size = _rank_and_world_size()  # now: a worker process has no process group
+        self._outset = Position(seed if shuffle else None)
+        # shared with the workers, of which those that stay learn of the next epoch by it
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_() if shuffle else None
+        self._now: Position | None = None
+        self._loaded: tuple[Position, int] | None = None
 
     @classmethod
     def from_prefix(
@@ -70,6 +88,8 @@ class S3IterableDataset(IterableDataset[Any]):
         s3client_config: S3ClientConfig | None = None,
         enable_sharding: bool = False,
         reader_constructor: ReaderConstructor | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
     ) -> Self:
         """All objects whose keys begin with the key of `s3_uri`, in the order of the listing.
 
@@ -77,7 +97,7 @@ class S3IterableDataset(IterableDataset[Any]):
         it. `region` and `endpoint` (a URL) come from the environment where they are `None`. `transform` makes an item
         of an `S3Reader`, by default the reader is the item. `s3client_config` tunes the client, `reader_constructor`
         says how objects are read (by default sequentially: see `S3ReaderConstructor`). With `enable_sharding` workers
-        and ranks divide the objects, without it each gets all.
+        and ranks divide the objects, without it each gets all. `shuffle` and `seed` are told of at the class.
         Errors: `ValueError` for the URI and `S3Exception` for the listing, both when the dataset is iterated.
         """
         return cls(
@@ -88,6 +108,8 @@ class S3IterableDataset(IterableDataset[Any]):
             s3client_config=s3client_config,
             enable_sharding=enable_sharding,
             reader_constructor=reader_constructor,
+            shuffle=shuffle,
+            seed=seed,
         )
 
     @classmethod
@@ -101,6 +123,8 @@ class S3IterableDataset(IterableDataset[Any]):
         s3client_config: S3ClientConfig | None = None,
         enable_sharding: bool = False,
         reader_constructor: ReaderConstructor | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
     ) -> Self:
         """The objects that `object_uris` name, in their order. Whether they exist is found out when they are read.
 
@@ -108,7 +132,7 @@ class S3IterableDataset(IterableDataset[Any]):
         from the environment where they are `None`. `transform` makes an item of an `S3Reader`, by default the reader is
         the item. `s3client_config` tunes the client, `reader_constructor` says how objects are read (by default
         sequentially: see `S3ReaderConstructor`). With `enable_sharding` workers and ranks divide the objects, without
-        it each gets all.
+        it each gets all. `shuffle` and `seed` are told of at the class.
         Errors: `ValueError` for a URI, when the dataset is iterated.
         """
         return cls(
@@ -119,6 +143,8 @@ class S3IterableDataset(IterableDataset[Any]):
             s3client_config=s3client_config,
             enable_sharding=enable_sharding,
             reader_constructor=reader_constructor,
+            shuffle=shuffle,
+            seed=seed,
         )
 
     @property
@@ -131,17 +157,99 @@ class S3IterableDataset(IterableDataset[Any]):
         """As given."""
         return self._objects.client.endpoint
 
-    def __iter__(self) -> Iterator[Any]:
-        records = islice(self._objects.records(), *self._share())
-        return map(self._objects.item, Iteration(map(self._objects.stored, records)))
+    def set_epoch(self, epoch: int) -> None:
+        """Have the iterations that begin from now on, also those of workers, come in the order of `epoch`.
 
-    def _share(self) -> tuple[int, None, int]:
-        """First index and step of this process's share."""
+        Without `shuffle` there is one order, and this does nothing.
+        """
+        if self._epoch is not None:
+            self._epoch.fill_(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration is that was begun last in this process: numbers and texts, which JSON can hold.
+
+        What was read ahead but not yielded counts as not yielded. `torchdata`'s `StatefulDataLoader` calls this in its
+        workers, and :meth:`load_state_dict` when it is to go on.
+        """
+        return (self._loaded[0] if self._loaded else self._now or self._beginning()).state()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Have the next iteration in this process go on where `state_dict` was taken; those after it are whole.
+
+        It is a state of the same shard of as many: for another number of ranks or workers see :meth:`remaining`.
+        Where objects of a prefix were added or removed since, what follows the last key is gone on with, without
+        `enable_sharding` and `shuffle`; with them, the objects up to there have to be those that were.
+        Errors: `ValueError` where it is no such state or is of another order; and, from the iteration, where it is of
+        another shard, or of objects that have changed.
+        """
+        self._loaded = self._checked(Position.of(state_dict)), os.getpid()
+
+    def remaining(self, states: object) -> Self:
+        """What is left of an epoch whose shards stopped at `states`: a data set for any number of ranks and workers.
+
+        `states` are those of all shards, each once: :meth:`state_dict` of each, or of the `StatefulDataLoader` of each
+        rank, in a list or whatever holds them. What is left is divided anew; it can be left again, and its states go on
+        by :meth:`load_state_dict` of either data set. It belongs to its epoch: the next one is this data set's.
+        Errors: `ValueError` where a state is missing, is twice, or is of another order; iterations as at
+        :meth:`load_state_dict`.
+        """
+        rest = copy.copy(self)
+        rest._outset = self._checked(together(list(positions_in(states))))
+        rest._epoch = rest._now = rest._loaded = None
+        return rest
+
+    def __iter__(self) -> Iterator[Any]:
+        now = self._now = self._start()
+        found = self._objects.records()
+        records = found if now.seed is None else _shuffled(found, now.seed + now.epoch)
+        rest, again = tee(now.rest(records, listed=isinstance(records, Listing)))
+        objects = Iteration(self._objects.stored(record) for record, _ in rest)
+        return map(partial(self._item, now), objects, count(now.taken + 1), (crc32 for _, crc32 in again))
+
+    def _item(self, now: Position, stored: StoredObject, taken: int, crc32: int) -> Any:
+        item = self._objects.item(stored)
+        now.taken, now.last, now.crc32 = taken, stored.key, crc32
+        return item
+
+    def _checked(self, position: Position) -> Position:
+        if position.seed != self._outset.seed:
+            raise ValueError(f"the state is of the seed {position.seed}, not {self._outset.seed}: None is unshuffled")
+        return position
+
+    def _start(self) -> Position:
+        """Where an iteration begins. What was loaded is good for one."""
+        beginning = self._beginning()
+        if self._loaded is None:
+            return beginning
+        loaded, process = self._loaded
+        if process != os.getpid():  # each worker has a copy, and the next ones would go on there once more
+            raise ValueError(
+                "the state was loaded before the worker was started: let the loader load it, or use remaining"
+            )
+        if (loaded.shard, loaded.shards) != (beginning.shard, beginning.shards):
+            states = f"{loaded.shard} of {loaded.shards}, and this is {beginning.shard} of {beginning.shards}"
+            raise ValueError(f"the state is of shard {states}: for another number of shards use remaining")
+        self._loaded = None
+        return loaded
+
+    def _beginning(self) -> Position:
+        epoch = self._outset.epoch if self._epoch is None else int(self._epoch)
+        shard, shards = self._share()
+        return replace(self._outset, epoch=epoch, shard=shard, shards=shards)
+
+    def _share(self) -> tuple[int, int]:
+        """The number of this process's share, and how many there are."""
         if not self._enable_sharding:
-            return 0, None, 1
+            return 0, 1
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        return self._rank + self._world_size * number, None, self._world_size * workers
+        return self._rank + self._world_size * number, self._world_size * workers
+
+
+def _shuffled(records: Iterable[S3BucketKeyData], seed: int) -> Iterator[S3BucketKeyData]:
+    found = in_columns(records)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).numpy()
+    yield from map(found.__getitem__, map(int, order))
 
 
 def _rank_and_world_size() -> tuple[int, int]:
