@@ -16,6 +16,8 @@ ADDITIONS = {
     "s3iterable_dataset.S3IterableDataset.state_dict": "where the iteration is; `StatefulDataLoader` calls it",
     "s3iterable_dataset.S3IterableDataset.load_state_dict": "to go on there",
     "s3iterable_dataset.S3IterableDataset.remaining": "what is left of an epoch, for other numbers of shards",
+    "s3iterable_dataset.S3IterableDataset.share_listing": "one rank lists for all",
+    "s3map_dataset.S3MapDataset.share_listing": "the same",
     "s3map_dataset.S3MapDataset.from_prefix(region)": "may be left out",
     "s3map_dataset.S3MapDataset.from_objects(region)": "may be left out",
     "s3map_dataset.S3MapDataset.__getitems__": "the items of one batch, fetched together; `DataLoader` calls it",

@@ -25,7 +25,7 @@ from s3dlio.compat import s3torchconnector as ours
 from .additions import ADDITIONS
 
 OF_OUR_OWN = {
-    *("arguments", "collation", "columns", "epochs", "errors", "objects", "source", "uri"),
+    *("arguments", "collation", "columns", "epochs", "errors", "objects", "ranks", "source", "uri"),
     *("s3reader.fetching", "s3reader.memory"),
     *("dcp.guards", "dcp.loading", "dcp.replaced", "dcp.saved_tensor", "lightning.folders"),
     *("_s3client._s3client.reader_of", "_s3client.s3client_config.parts_in_flight"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
 
 from ._s3bucket_key_data import S3BucketKeyData, record_of
 from ._s3client import S3Client
@@ -49,6 +50,10 @@ class DatasetObjects:
         """What the dataset consists of, found anew."""
         return self.find(self.client)
 
+    def fixed(self, records: Sequence[S3BucketKeyData]) -> Self:
+        """The same, consisting of `records` from now on."""
+        return replace(self, find=partial(_as_given, records))
+
     def stored(self, record: S3BucketKeyData) -> StoredObject:
         """The object behind a record."""
         scheme = getattr(record, "scheme", "s3")  # records of a `get_dataset_objects` of somebody's own have none
@@ -57,3 +62,7 @@ class DatasetObjects:
     def item(self, stored: StoredObject) -> Any:
         """What the dataset gives for an object."""
         return self.transform(reader_of(stored, self.reader_constructor))
+
+
+def _as_given(records: Sequence[S3BucketKeyData], client: S3Client) -> Sequence[S3BucketKeyData]:
+    return records

@@ -145,6 +145,8 @@ class Listing(Iterator[S3BucketKeyData]):
 
 def in_columns(records: Iterable[S3BucketKeyData]) -> Sequence[S3BucketKeyData]:
     """`records` as columns, where they are of our own making; those of a program's own stay as they are."""
+    if isinstance(records, Columns):
+        return records
     if isinstance(records, Listing) and records.is_untouched:
         return records.in_columns()
     found = list(records)

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count, tee
 from typing import Any, Self
 
-import torch.distributed
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ._s3bucket_key_data import S3BucketKeyData
@@ -30,6 +30,7 @@ from ._s3dataset_common import (
 )
 from .columns import Listing, in_columns
 from .epochs import Position, positions_in, together
+from .ranks import found_by_one_rank, rank_and_world_size
 from .source import Iteration, StoredObject
 
 
@@ -70,7 +71,7 @@ class S3IterableDataset(IterableDataset[Any]):
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
         self._objects = DatasetObjects(client, get_dataset_objects, transform, reader_constructor)
         self._enable_sharding = enable_sharding
-        self._rank, self._world_size = _rank_and_world_size()  # now: a worker process has no process group
+        self._rank, self._world_size = rank_and_world_size()  # now: a worker process has no process group
         self._outset = Position(seed if shuffle else None)
         # shared with the workers, of which those that stay learn of the next epoch by it
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_() if shuffle else None
@@ -165,6 +166,14 @@ class S3IterableDataset(IterableDataset[Any]):
         if self._epoch is not None:
             self._epoch.fill_(epoch)
 
+    def share_listing(self) -> None:
+        """Have rank 0 list the objects, now and for all iterations, and the others take its word. All ranks call this.
+
+        It is a broadcast in the default process group, for the main process of each rank; its workers get the listing
+        from there. Errors: where rank 0 fails, its own error there, and `S3Exception` at all others.
+        """
+        self._objects = self._objects.fixed(found_by_one_rank(self._objects.records))
+
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration is that was begun last in this process: numbers and texts, which JSON can hold.
 
@@ -250,10 +259,3 @@ def _shuffled(records: Iterable[S3BucketKeyData], seed: int) -> Iterator[S3Bucke
     found = in_columns(records)
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).numpy()
     yield from map(found.__getitem__, map(int, order))
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1

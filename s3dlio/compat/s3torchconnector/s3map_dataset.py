@@ -21,6 +21,7 @@ from ._s3dataset_common import (
     identity,
 )
 from .columns import in_columns
+from .ranks import found_by_one_rank
 from .source import StoredObject, in_one_batch
 
 
@@ -116,6 +117,14 @@ class S3MapDataset(Dataset[Any]):
     def endpoint(self) -> str | None:
         """As given."""
         return self._objects.client.endpoint
+
+    def share_listing(self) -> None:
+        """Have rank 0 list the objects, and the others take its word. All ranks call this.
+
+        It is a broadcast in the default process group, for the main process of each rank; its workers get the listing
+        from there. Errors: where rank 0 fails, its own error there, and `S3Exception` at all others.
+        """
+        self._found = found_by_one_rank(self._objects.records)
 
     def __len__(self) -> int:
         return len(self._records)
