@@ -140,6 +140,11 @@ def test_states_are_found_wherever_a_loader_keeps_them() -> None:
     assert list(positions_in({"n": 1, "text": "state", "bytes": b"b", "nothing": None})) == []
 
 
+def test_a_state_is_the_same_after_json() -> None:
+    position = Position(seed=1, cuts=(((2, "a", 5), (0, None, 0)),), shards=3, taken=1, last="b")
+    assert Position.of(json.loads(json.dumps(position.state()))) == Position.of(position.state()) == position
+
+
 def test_what_is_no_state_is_refused() -> None:
     with pytest.raises(ValueError, match="no state of an S3IterableDataset"):
         Position.of({"taken": 5})
