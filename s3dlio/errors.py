@@ -147,6 +147,10 @@ class ChecksumError(IntegrityError):
     """Bytes do not have the checksum that the store tells of them, twice; or it tells none, where one is required."""
 
 
+class FormatError(StoreError, ValueError):
+    """The object is not of the format that it is read as, or does not hold what it says it does."""
+
+
 class ProtocolError(StoreError):
     """The server's answer is not HTTP, or not the answer to what was asked."""
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from s3dlio.alignment.allocator import CachingAllocator
 from s3dlio.alignment.buffers import AlignedBuffer, size_class
+from s3dlio.blocking import memory
 from s3dlio.blocking.portal import CancelledError, Job
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3ClientConfig, S3Exception, S3Reader
@@ -29,7 +30,6 @@ from s3dlio.compat.s3torchconnector.s3reader import (
     ItemRange,
     RangedS3Reader,
     SequentialS3Reader,
-    memory,
 )
 from s3dlio.compat.s3torchconnector.source import Iteration, StoredObject, StreamedObject, in_one_batch
 from s3dlio.config import Config, MiB
