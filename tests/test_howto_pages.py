@@ -18,6 +18,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 BY_SCHEME = {
     "index": "memory",
     "install": "memory",
+    "arrays": "memory",
     "minio-ceph": "s3",
     "endpoints": "s3",
     "azure": "az",
