@@ -1,0 +1,1 @@
+"""Weights in the safetensors format, from and to any store."""
