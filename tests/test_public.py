@@ -22,6 +22,7 @@ PUBLIC = (
     "s3dlio.blocking",
     "s3dlio.numpy",
     "s3dlio.opentelemetry",
+    "s3dlio.safetensors",
     "s3dlio.shards",
     "s3dlio.compat.s3torchconnector",
     "s3dlio.compat.s3torchconnector.dcp",
