@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..config import Config
 from ..errors import UnsupportedError
+from ..transport.download import validators
 from .frameworks import FRAMEWORKS, Framework
 from .header import BITS
 from .rows import plan_rows
 from .shards import Located, locate_tensors, open_shards, read_whole
+from .sharing import Group
 from .staging import stage
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
 
 
 class safe_open:
@@ -85,6 +88,10 @@ class safe_open:
         """
         return TensorSlice(self._tensors[name], self._framework, self._device)
 
+    def _versions(self) -> list[tuple[object, ...]]:
+        """What differs where one of the objects is of another version."""
+        return [validators(shard.meta) for shard in self._shards]
+
     def __enter__(self) -> Self:
         return self
 
@@ -131,15 +138,22 @@ def load_file(
     device: str | int | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     *,
+    process_group: ProcessGroup | None = None,
     config: Config | None = None,
 ) -> dict[str, torch.Tensor]:
     """All tensors at `uris`, as :class:`safe_open` takes them, on `device`, by name.
 
     With a `dtype`, those of floating-point numbers become of that type, one after the other as they come, as in
-    `torch.nn.Module.to`. `config` has the settings. Errors: those of :class:`safe_open`.
+    `torch.nn.Module.to`. The ranks of a `process_group`, whose backend has to be one for `device`, each read a part and
+    broadcast it; all of them call this alike. `config` has the settings. Errors: those of :class:`safe_open`; in a rank
+    `StoreError` for what failed in another.
     """
     import torch
 
+    if process_group is not None:
+        group = Group(process_group, torch.device(device))
+        together = group.look(lambda: safe_open(uris, "pt", device, config=config), safe_open._versions)
+        return stage(together._tensors, torch.device(device), dtype, group)
     opened = safe_open(uris, "pt", device, config=config)
     if dtype is None:
         return opened.get_tensors()

@@ -18,6 +18,7 @@ from ..config import MiB
 from .frameworks import shaped
 from .header import BITS
 from .shards import Arrival, Located, Shard, give_up
+from .sharing import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -143,21 +144,23 @@ def _cut(tensors: list[tuple[str, Located]], size: int) -> Iterator[Piece]:
 
 
 class _Filled(NamedTuple):
-    """A block, the buffer that it comes into, and its arrival."""
+    """Block number `number`, the buffer that it comes into, if this rank reads it, and its arrival."""
 
+    number: int
     block: list[Piece]
-    buffer: torch.Tensor
+    buffer: torch.Tensor | None
     arrival: Arrival
 
 
 class Staging:
-    """Loads `tensors` to `device`; each is `finish(name, bytes)` when all of its bytes are there."""
+    """Loads `tensors` to `device`, with other `ranks`; each is `finish(name, bytes)` when its bytes are all there."""
 
     def __init__(
         self,
         tensors: Mapping[str, Located],
         device: Device,
         finish: Callable[[str, torch.Tensor], torch.Tensor],
+        ranks: Ranks,
         *,
         block: int = _BLOCK,
         buffers: int = _BUFFERS,
@@ -165,6 +168,7 @@ class Staging:
         self._tensors = tensors
         self._device = device
         self._finish = finish
+        self._ranks = ranks
         self._blocks = [*plan_blocks(tensors, block)]
         self._size = max((each[-1].end - each[0].start for each in self._blocks), default=0)
         self._new = min(buffers, len(self._blocks))
@@ -176,8 +180,8 @@ class Staging:
     def run(self) -> dict[str, torch.Tensor]:
         """All tensors, in their order. Errors: as of :meth:`Arrival.wait`, and what `finish` raises."""
         try:
-            for block in self._blocks:
-                self._begin(block)
+            for number, block in enumerate(self._blocks):
+                self._begin(number, block)
             while self._under_way:
                 self._land()
         finally:
@@ -187,47 +191,52 @@ class Staging:
         self._done.update((name, self._finish(name, self._device.empty(0))) for name in empty)
         return {name: self._done[name] for name in self._tensors}
 
-    def _begin(self, block: list[Piece]) -> None:
+    def _begin(self, number: int, block: list[Piece]) -> None:
+        if not self._ranks.reads(number):
+            self._under_way.append(_Filled(number, block, None, Arrival(block[0].shard.meta)))
+            return
         buffer = self._buffer()
         view = buffer.numpy().data[: block[-1].end - block[0].start]
-        self._under_way.append(_Filled(block, buffer, block[0].shard.begin(block[0].start, view)))
+        self._under_way.append(_Filled(number, block, buffer, block[0].shard.begin(block[0].start, view)))
 
     def _buffer(self) -> torch.Tensor:
         if self._new:
             self._new -= 1
             return self._device.buffer(self._size)
-        if not self._free:
+        while not self._free:
             self._land()
         return self._free.pop()
 
     def _land(self) -> None:
-        """Copy the first block that is under way out of its buffer, which is free then."""
-        block, buffer, arrival = self._under_way[0]
-        arrival.wait()
-        copies = [
-            self._copy(piece, buffer[piece.start - block[0].start : piece.end - block[0].start]) for piece in block
-        ]
+        """Copy the first block under way out of its buffer, which is free then, or have it from another rank."""
+        number, block, buffer, arrival = self._under_way[0]
+        self._ranks.agree(number, arrival.wait)
+        targets, first = [self._target(piece) for piece in block], block[0].start
+        sources = [] if buffer is None else [buffer[piece.start - first : piece.end - first] for piece in block]
+        copies = [self._device.copy(target, source) for target, source in zip(targets, sources, strict=False)]
+        self._device.ready()
+        self._ranks.share(number, targets)
         for piece in block:
             if piece.end == self._tensors[piece.name].info.end:
-                self._device.ready()
                 self._done[piece.name] = self._finish(piece.name, self._targets.pop(piece.name))
         for wait in copies:
             wait()
         self._under_way.popleft()
-        self._free.append(buffer)
+        if buffer is not None:
+            self._free.append(buffer)
 
-    def _copy(self, piece: Piece, source: torch.Tensor) -> Callable[[], object]:
+    def _target(self, piece: Piece) -> torch.Tensor:
+        """The bytes of a tensor that a piece is of."""
         info = self._tensors[piece.name].info
         if piece.start == info.start:
             self._targets[piece.name] = self._device.empty(info.end - info.start)
-        target = self._targets[piece.name]
-        return self._device.copy(target[piece.start - info.start : piece.end - info.start], source)
+        return self._targets[piece.name][piece.start - info.start : piece.end - info.start]
 
 
 def stage(
-    tensors: Mapping[str, Located], device: torch.device, dtype: torch.dtype | None = None
+    tensors: Mapping[str, Located], device: torch.device, dtype: torch.dtype | None = None, ranks: Ranks = ALONE
 ) -> dict[str, torch.Tensor]:
-    """`tensors` on `device`; those of floating-point numbers of the type `dtype`, where one is given.
+    """`tensors` on `device`, loaded with other `ranks`; those of floating-point numbers of the type `dtype`, if any.
 
     Errors: as of :class:`Framework` and :meth:`Arrival.wait`.
     """
@@ -238,4 +247,4 @@ def stage(
         is_cast = dtype is not None and found.is_floating_point() and BITS[info.dtype] >= 8  # of less PyTorch has none
         return found.to(dtype) if is_cast else found
 
-    return Staging(tensors, device_for(device), finish).run()
+    return Staging(tensors, device_for(device), finish, ranks).run()

@@ -17,6 +17,7 @@ from s3dlio.safetensors import load_file, safe_open
 from s3dlio.safetensors.frameworks import shaped
 from s3dlio.safetensors.header import TensorInfo
 from s3dlio.safetensors.shards import Located, Shard, locate_tensors, open_shards
+from s3dlio.safetensors.sharing import ALONE
 from s3dlio.safetensors.staging import Staging, plan_blocks
 
 from .tensors import all_bits
@@ -83,7 +84,7 @@ def finished(located: Mapping[str, Located], name: str, data: torch.Tensor) -> t
 @pytest.mark.parametrize("buffers", [1, 3])
 def test_all_of_it_arrives_in_few_buffers(located: Mapping[str, Located], block: int, buffers: int) -> None:
     device = Late()
-    found = Staging(located, device, partial(finished, located), block=block, buffers=buffers).run()
+    found = Staging(located, device, partial(finished, located), ALONE, block=block, buffers=buffers).run()
     assert [*found] == [*located]
     assert all_bits(found) == all_bits(TENSORS)
     assert device.reading == 0
@@ -94,7 +95,7 @@ def test_all_of_it_arrives_in_few_buffers(located: Mapping[str, Located], block:
 def test_what_is_replaced_meanwhile_is_an_error(located: Mapping[str, Located]) -> None:
     s3dlio.put(PLACE, safetensors.torch.save({name: tensor + 1 for name, tensor in TENSORS.items()}))
     with pytest.raises(ObjectChangedError):
-        Staging(located, Late(), partial(finished, located), block=100_000, buffers=2).run()
+        Staging(located, Late(), partial(finished, located), ALONE, block=100_000, buffers=2).run()
 
 
 def test_a_type_is_given_to_floating_point_numbers_alone(located: Mapping[str, Located]) -> None:
