@@ -85,7 +85,8 @@ def commands(source: str, target: str, s5cmd: str | None, width: int) -> dict[st
 def timed(command: Sequence[str], environment: dict[str, str]) -> Taken:
     """Run it to its end. Errors: `CalledProcessError` where it fails, `TimeoutExpired`."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=TIME_LIMIT)
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIME_LIMIT)
+    run(command, cwd=ROOT, env=environment)
     seconds, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Taken(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
