@@ -28,7 +28,7 @@ from .plots import draw
 from .report import Results, document
 from .servers import ROOT, Server, fast_server, sink_server, slow_server
 
-TIME_LIMIT = 120.0
+TIME_LIMIT, SHORT_LIMIT = 120.0, 20.0
 """Seconds for one measurement; most take a few, and what takes longer is reported as not done."""
 
 _OF_MANY_CORES = ("large", "load", "small", "large, TLS", "small, TLS", "large, busy", "workers", "write")
@@ -62,26 +62,26 @@ def _version_in(interpreter: str, package: str) -> str:
     return subprocess.run([interpreter, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-def measure(client: str, case: Case, server: Server, rust: str | None) -> Measurement:
-    """One measurement in a fresh process; an empty one where it fails, and why is on stderr."""
+def measure(client: str, case: Case, server: Server, rust: str | None, limit: float) -> Measurement:
+    """One measurement in a fresh process; an empty one where it fails, or takes `limit` s, and why is on stderr."""
     interpreter = rust if CLIENTS[client].apart and rust is not None else sys.executable
     command = [interpreter, "-m", "benchmarks.measure", client, json.dumps(asdict(case))]
     found = server.encrypted if case.tls else server.environment
     environment = without_cloud_variables(os.environ) | SETTINGS | found
     run = partial(subprocess.run, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     try:
-        return Measurement(**json.loads(run(command, timeout=TIME_LIMIT).stdout))
+        return Measurement(**json.loads(run(command, timeout=limit).stdout))
     except subprocess.SubprocessError as error:
         print(f"{client}, {case.name}: {type(error).__name__}", file=sys.stderr)
         return Measurement(client, case.name, "")
 
 
 def all_measurements(
-    clients: Sequence[str], servers: dict[Case, Server], rounds: int, rust: str | None
+    clients: Sequence[str], servers: dict[Case, Server], rounds: int, rust: str | None, limit: float
 ) -> list[Measurement]:
     """Round by round, case by case, client by client."""
     turns = [
-        (client, case, server, rust)
+        (client, case, server, rust, limit)
         for case, server in servers.items()
         for client in clients
         if _takes_part(client, case, server)
@@ -96,7 +96,9 @@ def _takes_part(client: str, case: Case, server: Server) -> bool:
     return able.takes_part(case)
 
 
-def run(plan: Sequence[Case], clients: Sequence[str], rounds: int, rust: str | None) -> tuple[str, list[Measurement]]:
+def run(
+    plan: Sequence[Case], clients: Sequence[str], rounds: int, rust: str | None, limit: float = TIME_LIMIT
+) -> tuple[str, list[Measurement]]:
     """The name of the server, and all measurements."""
     with tempfile.TemporaryDirectory(prefix="s3dlio-bench-") as name:
         near, far = Path(name) / "near", Path(name) / "far"
@@ -105,7 +107,7 @@ def run(plan: Sequence[Case], clients: Sequence[str], rounds: int, rust: str | N
             write_objects(far if case.slow else near, case)
         with fast_server(near, stored) as fast, slow_server(far) as slow, sink_server(near) as sink:
             servers = {case: slow if case.slow else fast if case.reads else sink for case in plan}
-            return fast.name, all_measurements(clients, servers, rounds, rust)
+            return fast.name, all_measurements(clients, servers, rounds, rust, limit)
 
 
 def arguments() -> argparse.Namespace:
@@ -125,7 +127,7 @@ def main() -> None:
     plan = [case for case in cases(quick=options.quick) if not wanted or case.name in wanted]
     rounds = options.rounds or (1 if options.quick or options.short else 3)
     versions = installed(options.rust)
-    server, measurements = run(plan, list(versions), rounds, options.rust)
+    server, measurements = run(plan, list(versions), rounds, options.rust, SHORT_LIMIT if options.short else TIME_LIMIT)
     results = Results(measurements)
     page = document(plan, results, versions, server, rounds)
     print(page)

@@ -7,7 +7,9 @@ checks no signature. SeaweedFS costs more than the clients do, so with it all of
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _NGINX = """
 daemon off;
-master_process off;
+user {user};
+worker_processes {workers};
 pid {home}/pid;
 error_log stderr error;
 events {{ worker_connections 1024; }}
@@ -115,10 +118,16 @@ def _nginx(program: str, folder: Path) -> Iterator[Server]:
     home.mkdir()
     authority, settings = home / "authority.pem", home / "nginx.conf"
     _certify(authority, home)
-    settings.write_text(_NGINX.format(home=home, folder=folder, host=HOST, port=port, tls_port=tls_port))
+    places = {"home": home, "folder": folder, "host": HOST, "port": port, "tls_port": tls_port}
+    settings.write_text(_NGINX.format(user=_user(), workers=max(1, (os.cpu_count() or 1) // 2), **places))
     encrypted = _environment(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
     with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
         yield Server("nginx", _environment(f"http://{HOST}:{port}"), encrypted)
+
+
+def _user() -> str:
+    """This one, and its group: who else may not read what it serves."""
+    return f"{pwd.getpwuid(os.getuid()).pw_name} {grp.getgrgid(os.getgid()).gr_name}"
 
 
 def _certify(authority: Path, home: Path) -> None:

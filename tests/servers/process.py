@@ -35,8 +35,11 @@ CLOUD_VARIABLES = (
 )
 
 
-_LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 $server; } & exec 3<&-; wait $server'
-"""Shell text that runs a server until standard input ends, as it does however the process that holds it dies."""
+_LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 0; } & exec 3<&-; wait $server'
+"""Shell text that runs a server until standard input ends, as it does however the process that holds it dies.
+
+It leads a group of its own, all of which is killed then.
+"""
 
 
 class ServerExitedError(RuntimeError):
