@@ -97,6 +97,9 @@ def lines(taken: dict[str, list[Loaded]], size: int) -> Iterator[str]:
     yield "| way | first load, s | again, s | again, MB/s | CPU, s | memory, MB | pinned, MB |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for name, each in taken.items():
+        if not each:
+            yield f"| {name} | failed |"
+            continue
         first, again = (median(one.seconds[turn] for one in each) for turn in (0, 1))
         used = median(one.cpu_seconds for one in each) / 2
         most = [max(one.peak_bytes for one in each), max(one.pinned_bytes for one in each)]
@@ -116,7 +119,10 @@ def main() -> None:
     taken: dict[str, list[Loaded]] = {way: [] for way in ways()}
     with model(options) as (environment, uris):
         for way in tqdm([*taken] * options.rounds, disable=None):
-            taken[way].append(measured(way, options.device, uris, environment))
+            try:
+                taken[way].append(measured(way, options.device, uris, environment))
+            except subprocess.SubprocessError as error:
+                print(f"{way}: {type(error).__name__}", file=sys.stderr)
     if len({one.digest for each in taken.values() for one in each}) > 1:
         raise SystemExit("the ways have loaded different tensors")
     print(*lines(taken, int(options.size * (1 << 30))), sep="\n")

@@ -280,7 +280,7 @@ def test_objects_of_unknown_size_stay_within_the_memory_limit(
     uris = [f"s3://{bucket}/k{number % stored}" for number in range(count)]
     command = [sys.executable, "-c", _UNKNOWN_SIZES, kind, "us-east-1", *uris]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.stderr == ""
+    assert done.returncode == 0, done.stderr  # a server that a busy machine keeps waiting is warned of there
     figures = json.loads(done.stdout)
     assert figures["bytes"] == size * count
     assert figures["growth"] < (256 + 150) << 20

@@ -174,10 +174,10 @@ class FaultServer:
             await trio.aclose_forcefully(stream)
         await trio.testing.wait_all_tasks_blocked(_LULL)
 
-    async def settled(self, connections: int) -> None:
-        """Wait until exactly so many connections are open. Errors: `trio.TooSlowError`."""
+    async def settled(self, connections: Callable[[], int]) -> None:
+        """Wait until exactly so many connections are open as the client should have. Errors: `trio.TooSlowError`."""
         with trio.fail_after(30):
-            while len(self.open) != connections:
+            while len(self.open) != connections():
                 await trio.testing.wait_all_tasks_blocked(2 * _LULL)
 
     def next_fault(self, method: str, target: str) -> Fault:

@@ -76,7 +76,7 @@ async def test_cancelled_at_every_step(server: FaultServer, make_store: MakeStor
             assert store._service.rotation.first.pool.leased == 0
         assert await store.get("key") == DATA
         await store.aclose()
-        await server.settled(0)
+        await server.settled(lambda: 0)
         assert open_sockets() <= idle
         if not cancelled:
             break

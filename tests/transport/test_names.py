@@ -251,7 +251,7 @@ async def test_a_store_that_is_closed_while_a_name_is_looked_up_stays_closed(
     with pytest.raises(trio.ClosedResourceError):
         await store.get("key")
     for server in servers:
-        await server.settled(0)
+        await server.settled(lambda: 0)
 
 
 def test_of_both_families_the_older_counts() -> None:

@@ -63,7 +63,7 @@ async def test_idle_connections_make_room_for_a_fresh_one(server: FaultServer, m
             nursery.start_soon(store.get, "key")
     pool = pool_of(store)
     connection = await pool.acquire(fresh=True)
-    await server.settled(LIMIT)
+    await server.settled(lambda: LIMIT)
     assert server.connections == LIMIT + 1
     pool.release(connection, reusable=True)
     assert pool.leased == 0
@@ -105,7 +105,7 @@ async def test_a_closed_store_gives_out_nothing(server: FaultServer, store: S3St
     await store.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await store.get("key")
-    await server.settled(0)
+    await server.settled(lambda: 0)
 
 
 async def test_closing_lets_a_request_finish(server: FaultServer, store: S3Store) -> None:
@@ -121,7 +121,7 @@ async def test_closing_lets_a_request_finish(server: FaultServer, store: S3Store
             await trio.testing.wait_all_tasks_blocked()
         await store.aclose()
     assert got == [DATA]
-    await server.settled(0)
+    await server.settled(lambda: 0)
     assert pool_of(store).leased == 0
 
 
@@ -160,10 +160,10 @@ async def test_no_connection_is_idle_for_long(clock: MockClock, server: FaultSer
     await trio.sleep(IDLE_LIMIT - 1)
     await store.get("key")
     await trio.sleep(IDLE_LIMIT / 2)
-    await server.settled(1)
+    await server.settled(lambda: 1)
     assert server.requests[-1].connection <= 8
     await trio.sleep(IDLE_LIMIT)
-    await server.settled(0)
+    await server.settled(lambda: 0)
     assert await store.get("key") == DATA
 
 
@@ -268,7 +268,7 @@ async def test_cancelled_at_random_under_contention(server: FaultServer, make_st
     server.objects[f"{ROOT}key"] = DATA
     assert pool_of(store).leased == 0
     assert await store.get("key") == DATA
-    await server.settled(sum(not connection.stale for connection, _ in pool_of(store)._idle))
+    await server.settled(lambda: sum(not connection.stale for connection, _ in pool_of(store)._idle))
     assert len(server.open) <= LIMIT
 
 

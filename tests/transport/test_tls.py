@@ -404,7 +404,7 @@ async def test_cancelled_at_every_step(make_store: MakeStore, authority: trustme
             cancelled = await cancelled_at(step, operation)
             assert await store.get("large") == LARGE
             await store.aclose()
-            await server.settled(0)
+            await server.settled(lambda: 0)
             if not cancelled:
                 break
         assert not cancelled
