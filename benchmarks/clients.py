@@ -65,7 +65,11 @@ def _data_loader(dataset: Callable[..., Any], case: Case) -> Callable[[], Iterab
     from torch.utils.data import DataLoader
 
     loader: Any = DataLoader(
-        dataset(transform=_size), batch_size=10, num_workers=case.workers, multiprocessing_context="fork"
+        dataset(transform=_size),
+        batch_size=10,
+        num_workers=case.workers,
+        multiprocessing_context="fork",
+        persistent_workers=True,
     )
     return lambda: (int(size) for batch in loader for size in batch)
 

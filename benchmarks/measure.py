@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -20,18 +19,11 @@ def measure(name: str, case: Case) -> Measurement:
     """Errors: whatever the client raises, and `RuntimeError` where it did not read everything."""
     client = CLIENTS[name]
     result = Measurement(name, case.name, version(client.package))
-    if case.busy:
-        threading.Thread(target=_compute, daemon=True).start()
     client.acts[case.verb](Job(case, result))
     expected = case.count * case.passes
     if (result.objects, result.bytes) != (expected, expected * case.size):
         raise RuntimeError(f"{name} read {result.objects} objects, {result.bytes} bytes, not {expected} objects")
     return result
-
-
-def _compute() -> None:
-    while True:
-        pass
 
 
 if __name__ == "__main__":
