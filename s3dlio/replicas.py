@@ -100,6 +100,11 @@ class ReplicatedStore(ParallelStore):
         self._policy = RetryPolicy(max_attempts)
         self._turns = [_Turn() for _ in range(len(self.replicas) + 1)]
 
+    @property
+    def lists_from_keys(self) -> bool:
+        """A listing is of one of the stores, from its first page to its last."""
+        return False
+
     async def get(
         self,
         key: str,

@@ -11,8 +11,8 @@ complete is aborted, shielded, for at most a few seconds, so nothing becomes vis
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,7 +21,18 @@ from .alignment.buffers import fresh_bytes
 from .config import MiB
 from .copies import COPY_PART, copy_in_parts
 from .errors import ObjectChangedError, RangeError
-from .model import BoundedRange, GetOptions, GetResult, ObjectMeta, PutOptions, PutResult, flat
+from .folders import has_large_folders, list_folders
+from .model import (
+    BoundedRange,
+    GetOptions,
+    GetResult,
+    ListOptions,
+    ListPage,
+    ObjectMeta,
+    PutOptions,
+    PutResult,
+    flat,
+)
 from .part_reader import PartReader
 from .part_writer import PartWriter
 from .parts import buffers_for, part_size_for, plan_ranges
@@ -263,6 +274,18 @@ class ParallelStore(WrapperStore):
         if begun is None:
             return await self.inner.copy(source, target, source_bucket=source_bucket)
         return await copy_in_parts(self.inner, begun, max(self._part_size, COPY_PART), self._limiter)
+
+    async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncGenerator[ListPage]:
+        """As :meth:`ObjectStore.list`; of large folders several are listed at once, where the store can do that."""
+        options = ListOptions(delimiter, start_after)
+        page = await self.list_page(prefix, options)
+        rest = self.pages_from(prefix, options, page)
+        if not delimiter and self.lists_from_keys and has_large_folders(page, prefix):
+            yield page
+            rest = list_folders(self, prefix, page.objects[-1].key)
+        async with aclosing(rest):
+            async for page in rest:
+                yield page
 
     @asynccontextmanager
     async def open_writer(

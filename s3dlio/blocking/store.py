@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..auth.environment import environment_mark
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
+
+_of_parents: list[object] = []
+"""What a parent process has on its loop: a forked child keeps it, as dropping it would tell that loop so."""
 
 
 @dataclass(frozen=True)
@@ -152,27 +156,25 @@ class BlockingStore:
         return self.call(lambda store: store.copy(source, target, source_bucket=source_bucket))
 
     def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
-        """The pages of what starts with `prefix`. While one is looked at, the next is on its way; no more than that.
+        """The pages of what starts with `prefix`. While one is looked at, the next is on its way.
 
-        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it.
+        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Of large
+        folders several are listed at once, where the store can do that.
         """
-        wanted: ListOptions | None = ListOptions(delimiter)
-        here, coming = portal(), None
+        here, page = portal(), None
+        pages: AsyncGenerator[ListPage] | None = None
         try:
-            while wanted is not None:
-                if coming is None or here is not portal():  # a forked child has to ask anew
+            while True:
+                if pages is None or here is not portal():  # a forked child has to ask anew
+                    _end(here, pages)
                     here = portal()
-                    coming = self._begin_page(here, prefix, wanted)
-                page = coming.result()
-                wanted = wanted.after(page)
-                coming = self._begin_page(here, prefix, wanted) if wanted is not None else None
+                    pages = self.call(partial(_pages_after, page=page, prefix=prefix, delimiter=delimiter))
+                page = here.call(anext, pages, None)
+                if page is None:
+                    return
                 yield page
         finally:
-            if coming is not None:
-                coming.cancel()
-
-    def _begin_page(self, here: BlockingPortal, prefix: str, options: ListOptions) -> Job[ListPage]:
-        return here.start_task_soon(self._do, here, lambda store: store.list_page(prefix, options))
+            _end(here, pages)
 
     def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
@@ -192,6 +194,27 @@ class BlockingStore:
         Nothing is sent before the first full part, or :meth:`BlockingWriter.close`.
         """
         return BlockingWriter(self, key, options)
+
+
+def _end(here: BlockingPortal, pages: AsyncGenerator[ListPage] | None) -> None:
+    """End a listing that is done on the loop of `here`. Does not wait."""
+    if pages is not None and here.pid == os.getpid():
+        here.leave(pages.aclose)
+    elif pages is not None:
+        _of_parents.append(pages)
+
+
+async def _pages_after(
+    store: ParallelStore, *, page: ListPage | None, prefix: str, delimiter: str
+) -> AsyncGenerator[ListPage]:
+    """What follows `page`, or all of the listing."""
+    if page is None:
+        return store.list(prefix, delimiter=delimiter)
+    if page.token is None and store.lists_from_keys:
+        return store.list(prefix, start_after=page.objects[-1].key if page.objects else "")
+    pages = store.pages_from(prefix, ListOptions(delimiter), page)
+    await anext(pages)
+    return pages
 
 
 def locate(uri: str, config: Config | None) -> tuple[BlockingStore, str]:

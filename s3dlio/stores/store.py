@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
@@ -84,6 +85,11 @@ class ObjectStore(ABC):
         A file and the memory of this process have no checksums, and nothing on the way that could change a byte.
         """
         return "when_there"
+
+    @property
+    def lists_from_keys(self) -> bool:
+        """Whether a listing may begin after any key, without what comes before it being gone through."""
+        return False
 
     @property
     @abstractmethod
@@ -226,9 +232,14 @@ class ObjectStore(ABC):
         passed over.
         """
         options = ListOptions(delimiter, start_after)
-        page = await self.list_page(prefix, options)
+        async with aclosing(self.pages_from(prefix, options, await self.list_page(prefix, options))) as pages:
+            async for page in pages:
+                yield page
+
+    async def pages_from(self, prefix: str, options: ListOptions, page: ListPage) -> AsyncGenerator[ListPage]:
+        """`page`, which is the one that `options` ask for, and all that follow, one after the other."""
         while (following := options.after(page)) is not None:
-            options, coming = following, _Ahead(partial(self.list_page, prefix, following))
+            options, coming = following, Ahead(partial(self.list_page, prefix, following))
             try:
                 yield page
                 page = await coming.result()
@@ -264,7 +275,7 @@ class ObjectStore(ABC):
         return f"<{type(self).__name__} {self.uri}>"
 
 
-class _Ahead(Generic[T]):
+class Ahead(Generic[T]):
     """What is done beside the consumer of a generator, by a system task: a generator cannot hold a nursery open."""
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:

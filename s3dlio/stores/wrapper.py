@@ -52,6 +52,10 @@ class WrapperStore(ObjectStore):
         return self.inner.checksums
 
     @property
+    def lists_from_keys(self) -> bool:
+        return self.inner.lists_from_keys
+
+    @property
     def uri(self) -> str:
         return self.inner.uri
 

@@ -19,6 +19,8 @@ from s3dlio.model import ListOptions, ListPage
 from s3dlio.stores import LocalStore
 from s3dlio.urls import parse_uri
 
+from ..places import Place
+
 KEYS = [f"{number:04}" for number in range(2500)]
 
 
@@ -68,16 +70,38 @@ def test_the_next_page_is_asked_for_ahead_and_cancelled_with_its_consumer(
     assert asked == [None, "0999", "cancelled"]
 
 
-def test_a_forked_child_goes_on_by_itself(pages: Generator[ListPage]) -> None:
+def goes_on_in_both(pages: Generator[ListPage], expected: list[str]) -> None:
     next(pages)
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if keys_in(pages) == KEYS[1000:] else 1)
+            os._exit(0 if keys_in(pages) == expected[1000:] else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert keys_in(pages) == KEYS[1000:]
+    assert keys_in(pages) == expected[1000:]
+
+
+def test_a_forked_child_goes_on_by_itself(pages: Generator[ListPage]) -> None:
+    goes_on_in_both(pages, KEYS)
+
+
+def test_a_forked_child_goes_on_with_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStore, "lists_from_keys", True)
+    keys = [f"{folder}/{number:04}" for folder in "abc" for number in range(1100)]
+    for key in keys:
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        (tmp_path / key).touch()
+    store = BlockingStore(parse_uri(f"file://{tmp_path}"), Config())
+    goes_on_in_both(cast("Generator[ListPage]", store.list_pages()), keys)
+
+
+@pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
+def test_large_folders_of_servers(place: Place, environment: None) -> None:
+    """And a listing with the delimiter begins after a key, as these services say."""
+    keys = [f"tree/{folder}/{number:04}" for folder in "abc" for number in range(400)]
+    s3dlio.put_many({f"{place.root}/{key}": b"" for key in [*keys, "tree/z"]}, progress=False)
+    assert [meta.key for meta in s3dlio.list(f"{place.root}/tree/")] == [*keys, "tree/z"]
 
 
 def test_a_listing_is_gone_through_anew_and_kept_when_it_is_looked_at(

@@ -99,6 +99,10 @@ class GCSStore(HttpStore):
         return 5 << 40
 
     @property
+    def lists_from_keys(self) -> bool:
+        return True
+
+    @property
     def uri(self) -> str:
         return f"gs://{self.bucket}"
 

@@ -119,6 +119,10 @@ class S3Store(HttpStore):
         """The uploads that nobody has ended, and when they were begun, by the server's clock."""
 
     @property
+    def lists_from_keys(self) -> bool:
+        return zone_of(self.bucket) is None  # directory buckets list in no order
+
+    @property
     def uri(self) -> str:
         return f"s3://{self.bucket}"
 
