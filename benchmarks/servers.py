@@ -49,8 +49,8 @@ http {{
     tcp_nopush on;
     keepalive_requests 1000000;
     server {{
-        listen {host}:{port};
-        listen {host}:{tls_port} ssl;
+        listen {host}:{port} reuseport;
+        listen {host}:{tls_port} ssl reuseport;
         ssl_certificate {home}/certificate.pem;
         ssl_certificate_key {home}/key.pem;
         root {folder};
