@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from .blocking import list as list  # not in `__all__`, as `import *` would put them in the place of Python's own
     from .blocking import open as open
     from .blocking.timeline import trace
+    from .many_reader import ManyReader
     from .mirror import Transferred
     from .part_reader import PartReader
     from .part_writer import PartWriter
@@ -112,6 +113,7 @@ _MANY = ("delete_many", "get_many", "list", "put_many", "stats")
 _TREES = ("copy", "download", "glob", "move", "open", "sync", "upload", "walk")
 _VERBS = dict.fromkeys((*_ONE, *_MANY, *_TREES, "Folder", "Listing", "ObjectWriter"), "blocking")
 _STORES = {
+    "ManyReader": "many_reader",
     "ObjectStore": "stores.store",
     "ParallelStore": "transfer",
     "PartReader": "part_reader",
@@ -143,6 +145,7 @@ __all__ = [
     "ListOptions",
     "ListPage",
     "Listing",
+    "ManyReader",
     "NoCredentialsError",
     "NotFoundError",
     "NotModifiedError",

@@ -22,6 +22,7 @@ from .config import MiB
 from .copies import COPY_PART, copy_in_parts
 from .errors import ObjectChangedError, RangeError
 from .folders import has_large_folders, list_folders
+from .many_reader import ManyReader
 from .model import (
     BoundedRange,
     GetOptions,
@@ -65,11 +66,13 @@ class ParallelStore(WrapperStore):
         self, inner: ObjectStore, *, part_size: int, parts_in_flight: int, memory_limit: int = 256 * MiB
     ) -> None:
         super().__init__(inner)
-        self._part_size = part_size
-        self._memory_limit = memory_limit
+        self.part_size = part_size
+        self.memory_limit = memory_limit
         self._limiter = trio.CapacityLimiter(parts_in_flight)
         self._digest = Digester()
         self._knows_ranges = False
+        self.learnt: int | None = None
+        """How large the objects were that were read ahead last, at most, in bytes; `None` before the first."""
 
     async def get(
         self,
@@ -86,12 +89,30 @@ class ParallelStore(WrapperStore):
         of the object is received. Errors: `NotFoundError`; `ObjectChangedError` where the object was replaced;
         `ChecksumError` where it has another checksum than the store tells, twice.
         """
-        if known is not None and known.size <= self._part_size:
+        if known is not None and known.size <= self.part_size:
             return await self.inner.get(key, if_match=if_match)
         data, view, landed = await self._get_once(key, known, if_match, admit)
         if not landed.is_sound():
             await self._get_again(key, view, landed)
         return data
+
+    @asynccontextmanager
+    async def get_many(self, wanted: Iterable[str | ObjectMeta]) -> AsyncIterator[ManyReader]:
+        """Whole objects, read ahead: `async for key, data in reader` hands them over in the order that is `wanted`.
+
+        Give keys, which are drawn as they are needed, or what a listing told of the objects. Small ones of a store
+        behind HTTP are asked for many at once, by one task, which costs a fraction of what as many calls of :meth:`get`
+        do. At most 128 objects are under way or wait to be taken, and half of `memory_limit` in bytes, or one object.
+        Errors: each is raised by the reader, in the place of its object.
+        """
+        reader = ManyReader(self, wanted)
+        async with sibling_tasks() as nursery:
+            nursery.start_soon(reader._run)
+            try:
+                yield reader
+            finally:
+                nursery.cancel_scope.cancel()
+                reader.close()
 
     async def _get_again(self, key: str, view: memoryview, landed: Landed) -> GetResult:
         """What came in parts and is not sound, in one request: from one endpoint, where there are several.
@@ -145,7 +166,7 @@ class ParallelStore(WrapperStore):
                 return view[: coming.end]
 
             try:
-                first = BoundedRange(0, self._part_size)
+                first = BoundedRange(0, self.part_size)
                 result = await self.inner.fetch(key, sink, GetOptions(first, if_match))
             except RangeError:
                 return await self.inner.get(key, if_match=if_match), view, landed
@@ -160,7 +181,7 @@ class ParallelStore(WrapperStore):
         has another checksum than the store tells, twice; `ObjectChangedError`.
         """
         whole = flat(view)
-        if len(whole) <= self._part_size:
+        if len(whole) <= self.part_size:
             return await self.inner.get_into(key, whole, start=start, if_match=if_match)
         landed = await self._get_into_once(key, whole, start, if_match)
         if not landed.is_sound():
@@ -168,7 +189,7 @@ class ParallelStore(WrapperStore):
         return GetResult(landed.metas[0], start, start + len(whole))
 
     async def _get_into_once(self, key: str, view: memoryview, start: int, if_match: str | None) -> Landed:
-        end, size, landed = start + len(view), self._part_size, self._landed(key)
+        end, size, landed = start + len(view), self.part_size, self._landed(key)
         async with sibling_tasks() as nursery:
 
             def sink(coming: GetResult) -> memoryview:
@@ -200,9 +221,9 @@ class ParallelStore(WrapperStore):
         the etag of the version to read. Errors: `NotFoundError`; `RangeError` for a `start` that is past the object's
         end; `ValueError` where `end` is not past `start`. What fails later is raised by the reader.
         """
-        ahead = min(int(self._limiter.total_tokens), buffers_for(self._part_size, self._memory_limit))
+        ahead = min(int(self._limiter.total_tokens), buffers_for(self.part_size, self.memory_limit))
         reader = PartReader(
-            self, key, part_size=self._part_size, ahead=ahead, limiter=self._limiter, landed=self._landed(key)
+            self, key, part_size=self.part_size, ahead=ahead, limiter=self._limiter, landed=self._landed(key)
         )
         async with sibling_tasks() as nursery:
             await reader._begin(nursery, start, end, if_match)
@@ -213,7 +234,7 @@ class ParallelStore(WrapperStore):
                 reader.close()
 
     async def _fill(self, key: str, view: memoryview, start: int, etag: str | None, landed: Landed) -> None:
-        parts = plan_ranges(0, len(view), self._part_size)
+        parts = plan_ranges(0, len(view), self.part_size)
         await self._get_pieces(key, ((start + first, view[first:end]) for first, end in parts), etag, landed)
 
     async def get_pieces(
@@ -256,7 +277,7 @@ class ParallelStore(WrapperStore):
         for too large an object; then nothing was written. `TypeError` for what is no buffer.
         """
         view = flat(data)
-        part_size = part_size_for(len(view), self._part_size)
+        part_size = part_size_for(len(view), self.part_size)
         if len(view) <= max(part_size, self.inner.put_limit):
             return await self.inner.put(key, view, options)
         async with self.open_writer(key, options, part_size=part_size) as writer:
@@ -273,7 +294,7 @@ class ParallelStore(WrapperStore):
         begun = await self.inner.begin_copy(source, target, source_bucket=source_bucket)
         if begun is None:
             return await self.inner.copy(source, target, source_bucket=source_bucket)
-        return await copy_in_parts(self.inner, begun, max(self._part_size, COPY_PART), self._limiter)
+        return await copy_in_parts(self.inner, begun, max(self.part_size, COPY_PART), self._limiter)
 
     async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncGenerator[ListPage]:
         """As :meth:`ObjectStore.list`; of large folders several are listed at once, where the store can do that."""
@@ -296,8 +317,8 @@ class ParallelStore(WrapperStore):
         `options` are as in :meth:`put`, `part_size` is in bytes, by default the store's. Errors: `StoreError`; then,
         and when the block raises or is cancelled, no object appears.
         """
-        size = part_size or self._part_size
-        writer = PartWriter(self.inner, key, options, size, self._limiter, self._memory_limit)
+        size = part_size or self.part_size
+        writer = PartWriter(self.inner, key, options, size, self._limiter, self.memory_limit)
         try:
             async with sibling_tasks() as writer._nursery:
                 yield writer

@@ -15,6 +15,7 @@ from s3dlio import (
     GetResult,
     ListOptions,
     ListPage,
+    ManyReader,
     ObjectMeta,
     ObjectStore,
     ParallelStore,
@@ -42,6 +43,12 @@ async def follow(store: ParallelStore) -> int:
     async with opening as reader:
         piece: bytes = await reader.receive_some(10)
         return len(piece) + sum([len(each) async for each in reader])
+
+
+async def gather(store: ParallelStore, metas: Sequence[ObjectMeta]) -> dict[str, bytes]:
+    opening: AbstractAsyncContextManager[ManyReader] = store.get_many(metas)
+    async with opening as reader:
+        return {key: content async for key, content in reader}
 
 
 async def read(store: ObjectStore) -> bytes:
@@ -78,6 +85,7 @@ async def program(uri: str) -> None:
         etag: str | None = written.etag
         assert etag
         print(await read(store), await names(store))
+        await gather(store, [await store.head("a/large")])
         target = bytearray(4)
         result: GetResult = await store.fetch("a/large", into(memoryview(target)), GetOptions(BoundedRange(0, 4)))
         print(result.meta.size, bytes(target))

@@ -123,8 +123,8 @@ async def test_parts_are_opened_as_they_are() -> None:
 
 
 def test_settings_reach_the_store() -> None:
-    assert open_store("memory://b", part_size=123)._part_size == 123
-    assert open_store("memory://b", Config(part_size=456))._part_size == 456
+    assert open_store("memory://b", part_size=123).part_size == 123
+    assert open_store("memory://b", Config(part_size=456)).part_size == 456
     with pytest.raises(TypeError, match="not both"):
         open_store("memory://b", Config(), part_size=123)
     with pytest.raises(TypeError, match="part_sise"):

@@ -55,8 +55,10 @@ class WatchedStore(BlockingStore):
 
     def opened(self, portal: BlockingPortal) -> ParallelStore:
         if not self.made:
-            part_size, in_flight = self.config.part_size, self.config.parts_in_flight
-            self.made.append(ParallelStore(self.watched, part_size=part_size, parts_in_flight=in_flight))
+            part_size, in_flight, limit = self.config.part_size, self.config.parts_in_flight, self.config.memory_limit
+            self.made.append(
+                ParallelStore(self.watched, part_size=part_size, parts_in_flight=in_flight, memory_limit=limit)
+            )
         return self.made[0]
 
 

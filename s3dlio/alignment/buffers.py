@@ -76,6 +76,9 @@ _release_buffer = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(("PyBuffer_Release", 
 
 def address_of(data: ReadableBuffer) -> int:
     """Where the first byte of a contiguous buffer lies, which whoever uses the address keeps alive."""
+    if isinstance(data, bytes):
+        inside: int = _address_of_bytes(data)
+        return inside
     described = _Buffer()
     place = ctypes.addressof(described)
     _get_buffer(data, place, 0)

@@ -34,11 +34,11 @@ import trio
 from ..alignment.buffers import BufferPool, Lease, size_class
 from ..config import Config
 from ..errors import OUTAGES, ErrorContext, ObjectChangedError
+from ..fetcher import Outage, read_ahead_limit
 from ..model import ObjectMeta
 from ..observers import caused_by, span_ended
 from ..transport.download import validators
 from .portal import BlockingPortal, CancelledError, acquire, as_shown, hold_if_ending, portal
-from .prefetch import Outage, read_ahead_limit
 from .store import BlockingStore
 
 Range = tuple[int, int]
@@ -258,7 +258,7 @@ class _Loader:
 
 def _extent_size(config: Config) -> int:
     """Most bytes of an extent: a few parts, where several extents stay within what may be read ahead."""
-    return min(_PARTS_PER_EXTENT * config.part_size, read_ahead_limit(config) // _EXTENTS_AHEAD)
+    return min(_PARTS_PER_EXTENT * config.part_size, read_ahead_limit(config.memory_limit) // _EXTENTS_AHEAD)
 
 
 def _fillings(wanted: Sequence[ObjectRanges], max_gap: float) -> Iterator[_Filling]:

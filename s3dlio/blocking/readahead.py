@@ -26,9 +26,10 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 
+from ..fetcher import MAX_OBJECTS, Outage
 from ..observers import span_ended
 from .portal import as_shown, portal
-from .prefetch import MAX_OBJECTS, Outage, Prefetcher, Want
+from .prefetch import Prefetcher, Want
 
 _FIRST_OBJECTS = 32
 _GROWTH = 4

@@ -16,11 +16,12 @@ import trio
 import trio.testing
 
 from s3dlio.blocking.portal import BlockingPortal, CancelledError, portal
-from s3dlio.blocking.prefetch import MAX_OBJECTS, Outage, Prefetcher, Room, Want
+from s3dlio.blocking.prefetch import Prefetcher, Want
 from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.errors import ConnectionFailedError, NotFoundError, PermissionDeniedError, StoreError
+from s3dlio.fetcher import MAX_OBJECTS, Outage, Room
 from s3dlio.model import ObjectMeta
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.transfer import Admit, ParallelStore
@@ -65,7 +66,7 @@ class _Store(BlockingStore):
         self.inner.append(_Counting(self.reads, self.gate))
 
     def opened(self, portal: BlockingPortal) -> ParallelStore:
-        return _Through(self.inner[0], part_size=1 << 20, parts_in_flight=4)
+        return _Through(self.inner[0], part_size=1 << 20, parts_in_flight=4, memory_limit=self.config.memory_limit)
 
 
 class _Through(ParallelStore):
@@ -457,7 +458,7 @@ def test_the_room_goes_to_the_lowest_position_and_past_the_limit_to_the_one_that
             assert order == [0, 1, 4, 2, 3]
 
     order, full = list[int](), list[bool]()
-    room = Room(portal(), lambda: full.append(True))
+    room = Room(portal().soon, lambda: full.append(True))
     portal().call(scenario)
     assert not room.full
 
@@ -471,7 +472,7 @@ def test_who_no_longer_waits_for_room_gets_none() -> None:
         room.give_back(0)
         await room.take(2, 100, limit=100)
 
-    room = Room(portal(), lambda: None)
+    room = Room(portal().soon, lambda: None)
     portal().call(scenario)
 
 

@@ -127,6 +127,18 @@ class StoreConformance:
             async with parallel.open_reader(KEY, start=size + 1):
                 pass
 
+    async def test_many_objects_come_in_order_those_that_are_absent_too(self, store: ObjectStore) -> None:
+        objects = {f"many/{number}": PART[number : number + size] for number, size in enumerate((0, 9, RANGE + 1, 70))}
+        for key, data in objects.items():
+            await store.put(key, data)
+        parallel = ParallelStore(store, part_size=RANGE, parts_in_flight=2)
+        for wanted in (list(objects), [await store.head(key) for key in objects]):
+            async with parallel.get_many([*wanted, "many/absent", *wanted]) as reader:
+                before = [await anext(reader) for _ in objects]
+                with pytest.raises(NotFoundError):
+                    await anext(reader)
+                assert [pair async for pair in reader] == before == list(objects.items())
+
     async def test_an_object_of_several_parts_can_be_got_whole_and_into_memory(self, store: ObjectStore) -> None:
         data = PART + PART[::-1] + b"tail"
         await store.put(KEY, data)

@@ -9,8 +9,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio.errors import ChecksumError, NotFoundError, ProtocolError
+from s3dlio.errors import ChecksumError, InvalidKeyError, NotFoundError, ProtocolError
+from s3dlio.model import ObjectMeta
 from s3dlio.stores.s3.store import S3Store
+from s3dlio.stores.wrapper import PrefixStore
+from s3dlio.transfer import ParallelStore
 from s3dlio.transport.batch import Batch, Reply
 from s3dlio.transport.http1 import parse_head, plain_head, request_head, request_heads
 from s3dlio.transport.pump import pump_of_run
@@ -250,3 +253,49 @@ def test_a_plain_head_is_read_as_any_other(status: int, lines: Sequence[tuple[st
     assert len(found.headers) == len(expected.headers)
     assert "absent" not in found.headers
     assert found.headers.get("absent") is None
+
+
+async def read_many(store: ParallelStore, wanted: Sequence[str | ObjectMeta]) -> list[tuple[str, bytes]]:
+    async with store.get_many(wanted) as reader:
+        return [pair async for pair in reader]
+
+
+@pytest.mark.parametrize("folder", ["", "a b/"])
+async def test_many_objects_of_a_store_or_a_folder_are_asked_for_in_batches(
+    warm: S3Store, server: FaultServer, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(*_: object, **__: object) -> bytes:
+        raise AssertionError("asked for by itself")
+
+    monkeypatch.setattr(ParallelStore, "get", get)
+    store = ParallelStore(PrefixStore(warm, folder) if folder else warm, part_size=1 << 20, parts_in_flight=2)
+    metas = [ObjectMeta(key.removeprefix(folder), len(body_of(key))) for key in KEYS]
+    assert await read_many(store, metas) == [(key.removeprefix(folder), body_of(key)) for key in KEYS]
+    assert leased(warm) == 0
+
+
+async def test_many_objects_one_of_which_is_absent_in_a_folder(warm: S3Store) -> None:
+    store = ParallelStore(PrefixStore(warm, "a b/"), part_size=1 << 20, parts_in_flight=2)
+    async with store.get_many([ObjectMeta(key, 5) for key in ("0", "absent", "", "1")]) as reader:
+        assert await anext(reader) == ("0", body_of(KEYS[0]))
+        with pytest.raises(NotFoundError, match="a b/absent"):
+            await anext(reader)
+        with pytest.raises(InvalidKeyError):
+            await anext(reader)
+        assert await anext(reader) == ("1", body_of(KEYS[1]))
+    assert leased(warm) == 0
+
+
+async def test_a_block_of_many_objects_that_is_left_early_leaves_nothing(warm: S3Store, server: FaultServer) -> None:
+    store = ParallelStore(warm, part_size=1 << 20, parts_in_flight=2)
+    server.script.extend([Fault(stall=0)] * len(KEYS))
+    async with (
+        store.get_many([ObjectMeta(key, len(body_of(key))) for key in KEYS]) as reader,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(reader.__anext__)
+        await trio.testing.wait_all_tasks_blocked()
+        assert leased(warm) == len(KEYS)
+        nursery.cancel_scope.cancel()
+    assert leased(warm) == 0
+    assert await read_many(store, KEYS) == [(key, body_of(key)) for key in KEYS]
