@@ -24,8 +24,9 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore[import-untyped]
 
 from . import blocking
-from .blocking.many import IN_FLIGHT
-from .blocking.portal import Job
+from .blocking.bodies import Bodies
+from .blocking.many import IN_FLIGHT, UnderWay
+from .blocking.prefetch import Want
 from .blocking.store import BlockingStore, BlockingWriter, locate, locate_prefix
 from .config import Config, MiB
 from .errors import AlreadyExistsError, NotFoundError, RangeError, StoreError, UnsupportedError
@@ -303,12 +304,14 @@ def _each(given: int | Iterable[int | None] | None, count: int) -> list[int | No
 
 def _get_ranges(ranges: Iterable[tuple[BlockingStore, str, int, int | None]]) -> list[bytes | StoreError]:
     """Bytes `start` to `end` of each key, or the error instead, in order; many are under way at once."""
-    results, under_way = list[bytes | StoreError](), deque[Job[bytes]]()
+    results, under_way, bodies = list[bytes | StoreError](), deque[UnderWay[bytes]](), Bodies()
     try:
         for store, key, start, end in ranges:
             if len(under_way) >= IN_FLIGHT:
                 results.append(_settled(under_way.popleft()))
-            under_way.append(store.begin(_slice(store, key, start, end)))
+            whole = (start, end) == (0, None)
+            begun = bodies.begin(Want(store, key)) if whole else store.begin(_slice(store, key, start, end))
+            under_way.append(begun)
         while under_way:
             results.append(_settled(under_way.popleft()))
         return results
@@ -317,6 +320,7 @@ def _get_ranges(ranges: Iterable[tuple[BlockingStore, str, int, int | None]]) ->
             job.cancel()
         for job in under_way:
             job.let_go()
+        bodies.close()
 
 
 def _slice(store: BlockingStore, key: str, start: int, end: int | None) -> Callable[[ParallelStore], Awaitable[bytes]]:
@@ -329,7 +333,7 @@ def _slice(store: BlockingStore, key: str, start: int, end: int | None) -> Calla
     return read
 
 
-def _settled(job: Job[bytes]) -> bytes | StoreError:
+def _settled(job: UnderWay[bytes]) -> bytes | StoreError:
     try:
         return job.result()
     except StoreError as error:

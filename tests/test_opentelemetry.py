@@ -88,6 +88,19 @@ def test_a_blocking_call_is_in_the_span_of_its_caller(
     assert told(put)["http.request.body.size"] == 5
 
 
+def test_many_reads_are_in_the_span_of_their_caller(
+    provider: TracerProvider, exporter: InMemorySpanExporter, s3_environment: SeaweedFS, bucket: str
+) -> None:
+    uris = [f"s3://{bucket}/{number}" for number in range(20)]
+    s3dlio.put_many(dict.fromkeys(uris, "content"), progress=False)
+    for _ in range(2):  # one by one, then in batches
+        exporter.clear()
+        with provider.get_tracer("mine").start_as_current_span("epoch") as mine:
+            s3dlio.get_many(uris, progress=False)
+        parents = [span.parent for span in exporter.get_finished_spans() if span.name == "GetObject"]
+        assert [parent and parent.span_id for parent in parents] == [mine.get_span_context().span_id] * len(uris)
+
+
 def test_only_while_it_is_instrumented(
     provider: TracerProvider, exporter: InMemorySpanExporter, s3_environment: SeaweedFS, bucket: str
 ) -> None:

@@ -1,33 +1,37 @@
 """Many objects at once, by their URIs, of any number of stores.
 
-The caller's thread draws what is to be done, as it may be made by a generator of theirs, and posts each object to the
-loop; at most `max_in_flight` of them are under way, and no more bytes to be sent than the store's `memory_limit`. The
-oldest is waited for, so results come in order. All objects are tried; those that failed are told of together at the
-end. An outage, which is an error of :data:`s3dlio.errors.OUTAGES` after all attempts, ends it early: the others would
-wait for as long each. An interrupt cancels what is under way.
+The caller's thread draws what is to be done, as it may be made by a generator of theirs, and puts each object under
+way, as a job of its own or, where it is read, with others (:mod:`.bodies`); at most `max_in_flight` of them are under
+way, and no more bytes to be sent than the store's `memory_limit`. The oldest is waited for, so results come in order.
+All objects are tried; those that failed are told of together at the end. An outage, which is an error of
+:data:`s3dlio.errors.OUTAGES` after all attempts, ends it early: the others would wait for as long each. An interrupt
+cancels what is under way.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import Config
 from ..errors import OUTAGES, BulkError, StoreError
 from ..model import PutOptions, PutResult
+from .bodies import Bodies
 from .contents import Piece, buffer_of
-from .portal import BlockingPortal, Job, portal
-from .progress import Display, Tally
-from .store import BlockingStore, locate
+from .prefetch import Want
+from .progress import Awaited, Display, Tally
+from .store import BlockingStore, Places
 
 if TYPE_CHECKING:
     from ..transfer import ParallelStore
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 IN_FLIGHT = 64
 _BATCHES = 2
@@ -35,17 +39,23 @@ _BATCH = 1000
 """Most keys of one request that removes objects. Source: "DeleteObjects" in the Amazon S3 API Reference."""
 
 
+class UnderWay(Awaited[T_co], Protocol[T_co]):
+    """What was begun, and can be given up."""
+
+    def cancel(self) -> None:
+        """Give it up."""
+
+    def let_go(self) -> None:
+        """The same, and wait a moment until nothing of it is left."""
+
+
 class Task(NamedTuple, Generic[T]):
-    """One thing to do for `store`: `work`, which is about the objects `uris`, and holds `size` bytes."""
+    """One thing to do for `store`, about the objects `uris`: `begin` puts it under way, and it holds `size` bytes."""
 
     uris: Sequence[str]
     store: BlockingStore
-    work: Callable[[ParallelStore], Awaitable[T]]
+    begin: Callable[[], UnderWay[T]]
     size: int = 0
-
-    async def run(self, here: BlockingPortal) -> T:
-        """Do it, on the loop."""
-        return await self.work(self.store.opened(here))
 
 
 class Refusal(NamedTuple):
@@ -68,7 +78,7 @@ class Window(Generic[T]):
         self._most = most
         self._settled = settled
         self._held = 0
-        self._under_way: deque[tuple[Task[T], Job[T]]] = deque()
+        self._under_way: deque[tuple[Task[T], UnderWay[T]]] = deque()
 
     def run(self, tasks: Iterable[Task[T] | Refusal]) -> None:
         """Do all `tasks`; refusals are failures at once. Errors: those that are no store's."""
@@ -92,8 +102,7 @@ class Window(Generic[T]):
             self._settle_oldest()
 
     def _begin(self, task: Task[T]) -> None:
-        here = portal()
-        self._under_way.append((task, here.start_task_soon(task.run, here)))
+        self._under_way.append((task, task.begin()))
         self._held += task.size
 
     def _settle_oldest(self) -> None:
@@ -138,19 +147,20 @@ def get_many(
         done.append((task.uris[0], data))
         tally.add(1)
 
-    with Display("get_many", tally, wanted=progress) as display:
+    places = Places(config)
+    with Display("get_many", tally, wanted=progress) as display, closing(Bodies()) as bodies:
         window = Window(display, max_in_flight, settled)
-        window.run(_reading(uri, config) for uri in uris)
+        window.run(_reading(uri, places, bodies) for uri in uris)
     check("get_many", window.failures, done, outage=window.outage)
     return done
 
 
-def _reading(uri: str, config: Config | None) -> Task[bytes] | Refusal:
+def _reading(uri: str, places: Places, bodies: Bodies) -> Task[bytes] | Refusal:
     try:
-        store, key = locate(uri, config)
+        store, key = places.locate(uri)
     except StoreError as error:
         return Refusal(uri, error)
-    return Task((uri,), store, lambda opened: opened.get(key))
+    return Task((uri,), store, partial(bodies.begin, Want(store, key)))
 
 
 def put_many(
@@ -177,20 +187,21 @@ def put_many(
         done.append((task.uris[0], result))
         tally.add(1)
 
+    places = Places(config)
     with Display("put_many", tally, wanted=progress) as display:
         window = Window(display, max_in_flight, settled)
-        window.run(_writing(uri, data, options, config) for uri, data in pairs)
+        window.run(_writing(uri, data, options, places) for uri, data in pairs)
     check("put_many", window.failures, done, outage=window.outage)
     return done
 
 
-def _writing(uri: str, data: Piece, options: PutOptions, config: Config | None) -> Task[PutResult] | Refusal:
+def _writing(uri: str, data: Piece, options: PutOptions, places: Places) -> Task[PutResult] | Refusal:
     try:
-        store, key = locate(uri, config)
+        store, key = places.locate(uri)
     except StoreError as error:
         return Refusal(uri, error)
     view = buffer_of(data)
-    return Task((uri,), store, lambda opened: opened.put(key, view, options), len(view))
+    return Task((uri,), store, partial(store.begin, lambda opened: opened.put(key, view, options)), len(view))
 
 
 def delete_many(uris: Iterable[str], *, config: Config | None = None, progress: bool = True) -> None:
@@ -211,29 +222,29 @@ def delete_many(uris: Iterable[str], *, config: Config | None = None, progress: 
 
     with Display("delete_many", tally, wanted=progress) as display:
         window = Window(display, _BATCHES, settled)
-        window.run(_removing(uris, config))
+        window.run(_removing(uris, Places(config)))
     check("delete_many", window.failures | failures, done, outage=window.outage)
 
 
-def _removing(uris: Iterable[str], config: Config | None) -> Iterator[Task[Sequence[StoreError]] | Refusal]:
+def _removing(uris: Iterable[str], places: Places) -> Iterator[Task[Sequence[StoreError]] | Refusal]:
     """Batches of consecutive `uris` of one store each."""
-    for store, located in groupby(_located(uris, config), itemgetter(0)):
+    for store, located in groupby(_located(uris, places), itemgetter(0)):
         if store is None:
             yield from (Refusal(uri, error) for _, uri, error in located)
             continue
         while batch := list(islice(located, _BATCH)):
             keys = [key for _, _, key in batch]
-            yield Task([uri for _, uri, _ in batch], store, partial(_remove, keys))
+            yield Task([uri for _, uri, _ in batch], store, partial(store.begin, partial(_remove, keys)))
 
 
 async def _remove(keys: Sequence[str], store: ParallelStore) -> Sequence[StoreError]:
     return await store.delete_each(keys)
 
 
-def _located(uris: Iterable[str], config: Config | None) -> Iterator[tuple[BlockingStore | None, str, Any]]:
+def _located(uris: Iterable[str], places: Places) -> Iterator[tuple[BlockingStore | None, str, Any]]:
     for uri in uris:
         try:
-            store, key = locate(uri, config)
+            store, key = places.locate(uri)
         except StoreError as error:
             yield None, uri, error
         else:

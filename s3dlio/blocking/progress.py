@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Protocol, Self, TextIO, TypeVar
 
 from .portal import BlockingPortal, Job
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 APPEARS = 1.0
 """Seconds after which a call is a long one."""
@@ -54,6 +55,16 @@ def line(verb: str, tally: Tally, seconds: float) -> str:
     return f"s3dlio {verb}: {tally.objects:,} objects, {tally.done / 1e6:,.1f}{of} MB, {rate / 1e6:,.1f} MB/s"
 
 
+class Awaited(Protocol[T_co]):
+    """What is under way, such as a :class:`.portal.Job`."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is over, now or after at most `timeout` seconds."""
+
+    def result(self) -> T_co:
+        """What came of it. Errors: it may have failed."""
+
+
 class Display:
     """What is seen of the call `verb`, whose `tally` others keep; nothing unless `wanted`.
 
@@ -81,7 +92,7 @@ class Display:
         self._next_line = self._begun + LINE_EVERY
         self._lines = False
 
-    def wait(self, job: Job[T]) -> T:
+    def wait(self, job: Awaited[T]) -> T:
         """The result of `job`, while the display moves. Errors: the job's."""
         while not job.wait(_LOOK):
             self.tick()

@@ -217,11 +217,29 @@ async def _pages_after(
     return pages
 
 
+class Places:
+    """Where objects are, for one call that may be about many: what their URIs have in common is made once.
+
+    `config` has the settings, by default the environment's.
+    """
+
+    def __init__(self, config: Config | None) -> None:
+        self._config = config
+        self._stores: dict[tuple[str, str], BlockingStore] = {}
+
+    def locate(self, uri: str) -> tuple[BlockingStore, str]:
+        """The bucket of the object at `uri`, and its key. Errors: `InvalidUriError`, `ConfigError`; `TypeError`."""
+        config = self._config = self._config or Config()
+        parsed = parse_object_uri(uri, config)
+        place = parsed.scheme, parsed.bucket
+        if place not in self._stores:
+            self._stores[place] = BlockingStore(replace(parsed, key=""), config)
+        return self._stores[place], parsed.key
+
+
 def locate(uri: str, config: Config | None) -> tuple[BlockingStore, str]:
-    """The bucket of the object at `uri`, and its key. Errors: `InvalidUriError`, `ConfigError`; `TypeError`."""
-    config = config or Config()
-    parsed = parse_object_uri(uri, config)
-    return BlockingStore(replace(parsed, key=""), config), parsed.key
+    """The bucket of the object at `uri`, and its key. Errors: as in :meth:`Places.locate`."""
+    return Places(config).locate(uri)
 
 
 def locate_prefix(uri: str, config: Config | None) -> tuple[BlockingStore, str]:

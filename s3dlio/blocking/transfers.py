@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import InvalidUriError
@@ -19,9 +18,6 @@ from .many import IN_FLIGHT, Task, Window, check
 from .portal import BlockingPortal, portal
 from .progress import Display, Tally
 from .store import BlockingStore
-
-if TYPE_CHECKING:
-    from ..transfer import ParallelStore
 
 Path = str | os.PathLike[str]
 
@@ -168,11 +164,12 @@ def _copying(
     tally.expect(meta.size)
     meta = replace(meta, key=here.uri.key)  # a file's own directory is its bucket, the listing's may lie above
 
-    async def work(_opened: ParallelStore) -> tuple[str, str, int]:
+    async def work() -> tuple[str, str, int]:
         await send_object(here.tree(loop), there.tree(loop), tally.add, meta)
         return source, target, meta.size
 
-    return Task((source,), here.store, work, min(meta.size, here.config.memory_limit))
+    begin = partial(loop.start_task_soon, work)
+    return Task((source,), here.store, begin, min(meta.size, here.config.memory_limit))
 
 
 def _uri(place: Path) -> str:
