@@ -190,6 +190,23 @@ def _pooled(job: Job) -> None:
     trio.run(main)
 
 
+def _get_many(job: Job) -> None:
+    import trio
+
+    import s3dlio
+
+    async def read_all(store: s3dlio.ParallelStore) -> None:
+        async with store.get_many(job.case.keys) as reader:
+            async for _, content in reader:
+                job.count(len(content))
+
+    async def main() -> None:
+        async with s3dlio.open_store(f"s3://{job.case.bucket}") as store:
+            await peers.measure_async(partial(read_all, store), job)
+
+    trio.run(main)
+
+
 def _list_trio(job: Job) -> None:
     import trio
 
@@ -247,6 +264,7 @@ CLIENTS = {
     "raw": Client("botocore", "raw socket, one connection", {"get": _raw_socket}, trusts=False),
     "read": Client("s3dlio", "s3dlio, drop-in", _swapped("s3dlio.compat.s3torchconnector"), iterates=True),
     "pooled": Client("s3dlio", "s3dlio on Trio, into pooled buffers", {"get": _pooled, "list": _list_trio}),
+    "many": Client("s3dlio", "s3dlio on Trio, get_many", {"get": _get_many}, small_only=True),
     "s3torchconnector": Client(
         "s3torchconnector", "s3torchconnector", _swapped("s3torchconnector"), iterates=True, trusts=False
     ),

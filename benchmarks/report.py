@@ -127,7 +127,7 @@ def _row(case: Case, measured: Sequence[Measurement], reference: float) -> str:
 
 def document(plan: Sequence[Case], results: Results, versions: Mapping[str, str], server: str, rounds: int) -> str:
     """The page, in Markdown."""
-    packages = {CLIENTS[name].title: found for name, found in versions.items() if name not in ("raw", "pooled")}
+    packages = {CLIENTS[name].title: found for name, found in versions.items() if name not in ("raw", "pooled", "many")}
     lines = [
         "# Benchmarks",
         "",
