@@ -184,8 +184,15 @@ class Config:
     limit in buffers of its own, or one part where that is larger. As much, once for the process, is kept for later
     arrays and tensors of readers."""
 
+    cache: str | None = _setting(None, "S3DLIO_CACHE")
+    """A folder of this machine in which what is read from a service is kept; the next time it is read from there, see
+    :mod:`s3dlio.cache.store`. An empty text means none, whatever the environment says."""
+
+    cache_size: int = _setting(64 * GiB, "S3DLIO_CACHE_SIZE")
+    """Bytes that the folder may have. What was used longest ago is removed."""
+
     file_threads: int = _setting(16, "S3DLIO_FILE_THREADS")
-    """Most threads that one `file://` or `direct://` store works on files with."""
+    """Most threads that one `file://` or `direct://` store works on files with, or one store on its cache."""
 
     durable: Durable = _setting("full", "S3DLIO_DURABLE")
     """What a write to a file waits for: `full` has the file and its directories on the disk, so it survives a power
@@ -247,8 +254,8 @@ def _from_environment(variables: Sequence[str], default: Any, kind: Callable[[st
 
 
 _POSITIVE = (
-    *("connections", "part_size", "parts_in_flight", "memory_limit", "file_threads", "max_attempts"),
-    *("request_timeout", "connect_timeout"),
+    *("connections", "part_size", "parts_in_flight", "memory_limit", "cache_size", "file_threads"),
+    *("max_attempts", "request_timeout", "connect_timeout"),
 )
 
 _CHOICES = {
@@ -264,7 +271,7 @@ ENDPOINTS = ("endpoint", "gcs_endpoint", "azure_endpoint")
 
 _TEXTS = (
     *("region", "endpoint", "gcs_endpoint", "azure_account", "azure_endpoint", "profile", "ca_bundle", "proxy", "bind"),
-    *("sse_kms_key_id", "sse_c_key_file"),
+    *("sse_kms_key_id", "sse_c_key_file", "cache"),
 )
 
 

@@ -264,10 +264,13 @@ class ParallelStore(WrapperStore):
         self, key: str, view: memoryview, start: int, etag: str | None, token: object, landed: Landed
     ) -> None:
         try:
-            result = await self.inner.get_into(key, view, start=start, if_match=etag)
+            result = await self._get_part(key, view, start, etag)
         finally:
             self._limiter.release_on_behalf_of(token)
         await landed.add(result, view)
+
+    async def _get_part(self, key: str, view: memoryview, start: int, etag: str | None) -> GetResult:
+        return await self.inner.get_into(key, view, start=start, if_match=etag)
 
     async def put(self, key: str, data: ReadableBuffer, options: PutOptions = PutOptions()) -> PutResult:
         """Write the object `key`: in one request, or as parts sent from where `data` lies. It appears whole.

@@ -69,6 +69,9 @@ _KINDS = {
     "memory": _Kind(_split_bucket, lambda bucket, _config: stores.MemoryStore(_name(bucket))),
 }
 
+_AT_HAND = frozenset({"file", "direct", "memory"})
+"""Of these nothing is cached: it is here already."""
+
 SCHEMES = frozenset(_KINDS)
 """What a URI can begin with."""
 
@@ -150,17 +153,26 @@ def open_store(
     store = _KINDS[parsed.scheme].open(parsed.bucket, config)
     store.observer = None if trace is None else observer_of(trace)
     folder = parsed.key if not parsed.key or parsed.key.endswith("/") else f"{parsed.key}/"
-    inner = PrefixStore(store, folder) if folder else store
+    whole = _in_parts(PrefixStore(store, folder) if folder else store, parsed.bucket, folder, config)
+    if not config.cache or parsed.scheme in _AT_HAND:
+        return whole
+    from .cache.store import cached
+
+    return cached(whole, config)
+
+
+def _in_parts(store: ObjectStore, bucket: str, folder: str, config: Config) -> ParallelStore:
+    """`store`, with large objects moved in parallel parts, and its replicas beside it."""
     if not config.replicas:
-        return ParallelStore(inner, **_driven(config))
-    replicas = [_replica(each, parsed.bucket, folder, config) for each in config.replicas]
-    return ReplicatedStore(inner, replicas, **_driven(config), max_attempts=config.max_attempts)
+        return ParallelStore(store, **_driven(config))
+    replicas = [_replica(each, bucket, folder, config) for each in config.replicas]
+    return ReplicatedStore(store, replicas, **_driven(config), max_attempts=config.max_attempts)
 
 
 def _replica(given: str | tuple[str, Config], bucket: str, folder: str, config: Config) -> ParallelStore:
     """The `folder` of a replica of `bucket`, reached by the configuration that comes with it, or `config`."""
     uri, own = (given, config) if isinstance(given, str) else given
-    return open_store(f"{uri.replace('{bucket}', bucket).rstrip('/')}/{folder}", replace(own, replicas=()))
+    return open_store(f"{uri.replace('{bucket}', bucket).rstrip('/')}/{folder}", replace(own, replicas=(), cache=""))
 
 
 def _driven(config: Config) -> dict[str, int]:

@@ -92,8 +92,10 @@ class Landed:
     """The pieces of `key` that have landed: what their answers say, and their checksums, where `digest` computes them.
 
     `metas` are in no order; `whole` is whether the pieces will be the object. Where their answers tell no checksum of
-    it, `look` is asked, once.
+    it, `look` is asked, once. `on_error` hears of the version whose :meth:`error` is told.
     """
+
+    on_error: Callable[[ObjectMeta], None] | None = None
 
     def __init__(
         self, key: str, digest: Digester | None = None, look: Look | None = None, *, required: bool = False
@@ -167,6 +169,8 @@ class Landed:
 
     def error(self, received: str = "received, twice,") -> ChecksumError:
         """That of an object that is not sound."""
+        if self.on_error is not None:
+            self.on_error(self.metas[0])
         message = f"the bytes {received} do not have the checksum that the store keeps of the object"
         return ChecksumError(message, self._context())
 

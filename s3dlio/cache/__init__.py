@@ -1,0 +1,1 @@
+"""A local copy of what was read: `Config(cache=)`. See :mod:`.store`."""
