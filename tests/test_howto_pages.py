@@ -21,6 +21,7 @@ BY_SCHEME = {
     "arrays": "memory",
     "minio-ceph": "s3",
     "endpoints": "s3",
+    "cache": "s3",
     "weights": "s3",
     "azure": "az",
     "google": "gs",
