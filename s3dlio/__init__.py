@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from .mirror import Transferred
     from .part_reader import PartReader
     from .part_writer import PartWriter
+    from .previews import Preview, preview
     from .stores.store import ObjectStore
     from .transfer import ParallelStore
     from .urls import open_store
@@ -112,16 +113,19 @@ _ONE = ("delete", "exists", "get", "get_into", "get_range", "presign", "put", "p
 _MANY = ("delete_many", "get_many", "list", "put_many", "stats")
 _TREES = ("copy", "download", "glob", "move", "open", "sync", "upload", "walk")
 _VERBS = dict.fromkeys((*_ONE, *_MANY, *_TREES, "Folder", "Listing", "ObjectWriter"), "blocking")
-_STORES = {
+_OTHERS = {
     "ManyReader": "many_reader",
     "ObjectStore": "stores.store",
     "ParallelStore": "transfer",
     "PartReader": "part_reader",
     "PartWriter": "part_writer",
+    "Preview": "previews",
     "Transferred": "mirror",
     "open_store": "urls",
+    "preview": "previews",
+    "trace": "blocking.timeline",
 }
-__getattr__, __dir__ = attach(__name__, _VERBS | _STORES | {"trace": "blocking.timeline"})
+__getattr__, __dir__ = attach(__name__, _VERBS | _OTHERS)
 
 __all__ = [
     "AlreadyExistsError",
@@ -161,6 +165,7 @@ __all__ = [
     "PartWriter",
     "PermissionDeniedError",
     "PreconditionFailedError",
+    "Preview",
     "ProfileNotFoundError",
     "ProtocolError",
     "ProxyError",
@@ -197,6 +202,7 @@ __all__ = [
     "move",
     "open_store",
     "presign",
+    "preview",
     "put",
     "put_bytes",
     "put_many",
