@@ -25,12 +25,14 @@ def draw(plan: Sequence[Case], results: Results, folder: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot
 
-    ratios = [(case.title, found) for case in reversed(plan) if (found := ratio(case, results)) is not None]
-    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.32 * len(ratios)), layout="constrained")
+    ratios = [
+        (case.title.replace("`", ""), found) for case in reversed(plan) if (found := ratio(case, results)) is not None
+    ]
+    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(ratios)), layout="constrained")
     titles, lengths = zip(*ratios, strict=True)
     bars = axes.barh(titles, lengths, color=[_OURS if length >= 1 else _THEIRS for length in lengths])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.bar_label(bars, fmt="%.2f", padding=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axes.set_xlabel("speed of the drop-in, the quickest peer being 1")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "ratios.svg", metadata={"Date": None})
