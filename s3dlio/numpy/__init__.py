@@ -35,7 +35,7 @@ def load(
     uri: str, *, mmap_mode: Literal["r"], allow_pickle: bool = False, config: Config | None = None
 ) -> LazyArray: ...
 def load(uri: str, *, mmap_mode: str | None = None, allow_pickle: bool = False, config: Config | None = None) -> Any:
-    """The array of the `.npy` at `uri`, or the :class:`NpzFile` that is there, as :func:`numpy.load` gives them.
+    """The array of the `.npy` at `uri`, or the :class:`NpzFile` that is there, as `numpy.load` gives them.
 
     With `mmap_mode="r"` an array is a :class:`LazyArray`, which fetches the rows that are asked for. Arrays of objects
     are pickles, which can run any code: only `allow_pickle` has them loaded. `config` has the settings, by default the
@@ -51,7 +51,7 @@ def load(uri: str, *, mmap_mode: str | None = None, allow_pickle: bool = False, 
 
 
 def save(uri: str, array: ArrayLike, *, config: Config | None = None) -> None:
-    """Write `array` to `uri` as an `.npy`, as :func:`numpy.save` does, but that nothing is added to the name.
+    """Write `array` to `uri` as an `.npy`, as `numpy.save` does, but that nothing is added to the name.
 
     The object appears whole or not at all. `config` has the settings, by default the environment's. Errors:
     `StoreError`.
@@ -61,7 +61,7 @@ def save(uri: str, array: ArrayLike, *, config: Config | None = None) -> None:
 
 
 def savez(uri: str, *args: ArrayLike, config: Config | None = None, **kwds: Any) -> None:
-    """Write the arrays `args` and, by their names, `kwds` to `uri` as an `.npz`, as :func:`numpy.savez` does.
+    """Write the arrays `args` and, by their names, `kwds` to `uri` as an `.npz`, as `numpy.savez` does.
 
     Nothing is added to the name; the object appears whole or not at all. `config` has the settings, by default the
     environment's. Errors: `StoreError`; `ValueError` for a name that an array of `args` has.
