@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocking.memory import allocator
 from ..blocking.store import BlockingStore
-from ..errors import ErrorContext, FormatError, shown
-from ..model import ObjectMeta
-from ..slices import pin_of
+from ..errors import FormatError, shown
+from ..stored import StoredObject
 from .header import FIRST, Header, header_end, parse_header
 
 _PICKLED = "Object arrays cannot be loaded when allow_pickle=False"
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """The version `meta` of an object in `store`, of which `head` is the beginning."""
-
-    store: BlockingStore
-    meta: ObjectMeta
-    head: bytes | memoryview = b""
-
-    @property
-    def uri(self) -> str:
-        """Where it is."""
-        return f"{self.store.root}/{self.meta.key}"
-
-    @property
-    def context(self) -> ErrorContext:
-        """What errors of its content tell of it."""
-        return ErrorContext("load", self.store.bucket.bucket, self.meta.key)
-
-    def without_head(self) -> StoredObject:
-        """The same, to keep."""
-        return replace(self, head=b"")
-
-    def read(self, start: int, end: int) -> bytes:
-        """Its bytes `start` to `end`. Errors: those of :meth:`received`."""
-        return bytes(self.head[start:end]) if end <= len(self.head) else bytes(self.received(start, end))
-
-    def received(self, start: int, end: int, *, skip: int = 0) -> memoryview:
-        """Its bytes `start` to `end` in memory to keep, `skip` bytes after one that is aligned.
-
-        Errors: `FormatError` where it ends before; `ObjectChangedError`; `StoreError`.
-        """
-        if end > self.meta.size:
-            raise FormatError(f"this should have {end} bytes or more, and has {self.meta.size}", self.context)
-        memory = allocator().allocate(skip + end - start).data[skip:]
-        if end <= len(self.head):
-            memory[:] = self.head[start:end]
-        elif len(memory):
-            self.store.get_into(self.meta.key, memory, start=start, if_match=pin_of(self.meta))
-        return memory
 
 
 def find_object(store: BlockingStore, key: str) -> StoredObject:
@@ -82,8 +38,8 @@ def read_array(stored: StoredObject, *, allow_pickle: bool) -> NDArray[Any]:
     """The array in `stored`, received from its first byte on: an object without more has its checksum compared."""
     header = find_header(stored, allow_pickle=allow_pickle)
     if header.dtype.hasobject:
-        return unpickled(stored.received(0, stored.meta.size), allow_pickle=allow_pickle)
-    return header.array(stored.received(0, header.end))
+        return unpickled(stored.received(0, stored.meta.size).data, allow_pickle=allow_pickle)
+    return header.array(stored.received(0, header.end).data)
 
 
 def unpickled(content: memoryview, *, allow_pickle: bool) -> NDArray[Any]:

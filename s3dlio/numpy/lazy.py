@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocking.memory import allocator
-from ..parts import plan_ranges
-from ..slices import pin_of
-from .arrays import StoredObject, find_header
-from .rows import Run, parts_of, places, plan_runs, rows_asked
+from ..rows import plan_rows
+from ..stored import StoredObject
+from .arrays import find_header
 
 
 class LazyArray:
     """An array in an object, of which an index fetches the rows that it asks for: `rows = array[1000:1010]`.
 
-    The first axis is that of rows (in Fortran's order the last one); what else an index says is done in memory. One
-    that begins with an ellipsis, with `None` or with a field fetches all. Rows less than 64 KiB apart share a request.
+    The first axis is that of rows (in Fortran's order the last one); of a single row the next axis is, and so on. What
+    else an index says is done in memory. One that begins with an ellipsis, with `None` or with a field fetches all.
+    Rows less than 64 KiB apart share a request.
     `numpy.asarray` of it is all of the array. Nothing is kept: who looks twice fetches twice. It is held to the version
     that was there when it was made, and can be pickled; one is made by :func:`s3dlio.numpy.load`, of what is `stored`.
 
@@ -66,47 +64,18 @@ class LazyArray:
     def __getitem__(self, index: Any) -> Any:
         one_item = np.empty((), self.dtype if self.dtype.names else np.uint8)
         np.broadcast_to(one_item, self.shape)[index]  # numpy's own errors, before anything is fetched
-        axis = -1 if self._header.fortran else 0
-        rows = rows_asked(index, axis, self.shape)
-        if rows is None:
+        fortran = self._header.fortran
+        plan = plan_rows(self.shape, index, self.dtype.itemsize, fortran=fortran)
+        if plan.runs == [(0, self.nbytes)]:
             return np.asarray(self)[index]
-        runs = plan_runs(rows, self._row_size)
-        parts = parts_of(index)
-        parts[axis] = places(rows, runs)
-        return self._fetched(runs)[tuple(parts)]
+        data = self._stored.gathered(plan.runs, self._header.start)
+        return np.ndarray(plan.shape, self.dtype, data.data, order="F" if fortran else "C")[plan.picks]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("an array that is in an object can only be copied")
-        array = self._header.array(self._stored.received(0, self._header.end))
+        array = self._header.array(self._stored.received(0, self._header.end).data)
         return array if dtype is None else array.astype(dtype, copy=False)
-
-    @property
-    def _stored_shape(self) -> tuple[int, ...]:
-        """With the axis of rows first."""
-        return self.shape[::-1] if self._header.fortran else self.shape
-
-    @property
-    def _row_size(self) -> int:
-        return math.prod(self._stored_shape[1:]) * self.dtype.itemsize
-
-    def _fetched(self, runs: Sequence[Run]) -> NDArray[Any]:
-        """The rows of `runs`, one after the other."""
-        count = sum(stop - first for first, stop in runs)
-        memory = allocator().allocate(count * self._row_size)
-        pieces = self._pieces(runs, memory.data)
-        key, pin = self._stored.meta.key, pin_of(self._stored.meta)
-        self._stored.store.call(lambda store: store.get_pieces(key, pieces, if_match=pin))
-        array: NDArray[Any] = np.ndarray((count, *self._stored_shape[1:]), self.dtype, memory.data)
-        return array.T if self._header.fortran else array
-
-    def _pieces(self, runs: Sequence[Run], memory: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """A request each: where it begins, and the memory that it fills."""
-        filled, size = 0, self._row_size
-        for first, stop in runs:
-            for start, end in plan_ranges(first * size, stop * size, self._stored.store.config.part_size):
-                yield self._header.start + start, memory[filled : filled + end - start]
-                filled += end - start
 
     def __repr__(self) -> str:
         return f"<LazyArray {self._stored.uri} shape={self.shape} dtype={self.dtype}>"

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from ..archives import Member, Window, content_of, zip_members
 from ..blocking.memory import allocator
-from .arrays import StoredObject, find_header, unpickled
+from ..stored import StoredObject
+from .arrays import find_header, unpickled
 from .header import MAGIC
 
 _ALIGNED = 64
@@ -55,7 +56,7 @@ class NpzFile(Mapping[str, Any]):
     def _received(self, member: Member) -> memoryview:
         """Its bytes, so placed that an array is aligned where the header before it is numpy's own."""
         unaligned = -(_LOCAL_HEADER + len(member.name.encode())) % _ALIGNED
-        return self._stored.received(member.start, member.end, skip=unaligned)
+        return self._stored.received(member.start, member.end, skip=unaligned).data
 
     def __contains__(self, name: object) -> bool:
         return name in self._members or f"{name}.npy" in self._members

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..config import Config
 from ..errors import UnsupportedError
+from ..rows import plan_rows
 from ..transport.download import validators
 from .frameworks import FRAMEWORKS, Framework
 from .header import BITS
-from .rows import plan_rows
 from .shards import Located, locate_tensors, open_shards, read_whole
 from .sharing import Group
 from .staging import stage
@@ -63,10 +63,10 @@ class safe_open:
 
     def get_tensor(self, name: str) -> Any:
         """The tensor called `name`: a view of memory that is read into, or on a device a tensor of its own."""
-        shard, info = located = self._tensors[name]
+        stored, info = located = self._tensors[name]
         if self._device is not None:
             return stage({name: located}, self._device)[name]
-        return self._framework.tensor(shard.read(info.start, info.end), info.dtype, info.shape)
+        return self._framework.tensor(stored.received(info.start, info.end), info.dtype, info.shape)
 
     def get_tensors(self) -> dict[str, Any]:
         """All tensors by name, in one pass: on the CPU they are views of one piece of memory for each object.
@@ -75,10 +75,11 @@ class safe_open:
         """
         if self._device is not None:
             return stage(self._tensors, self._device)
-        data = dict(zip(self._shards, read_whole(self._shards), strict=True))
+        stored_objects = [shard.stored for shard in self._shards]
+        data = dict(zip(stored_objects, read_whole(self._shards), strict=True))
         return {
-            name: self._framework.tensor(data[shard][info.start : info.end], info.dtype, info.shape)
-            for name, (shard, info) in self._tensors.items()
+            name: self._framework.tensor(data[stored][info.start : info.end], info.dtype, info.shape)
+            for name, (stored, info) in self._tensors.items()
         }
 
     def get_slice(self, name: str) -> TensorSlice:
@@ -90,7 +91,7 @@ class safe_open:
 
     def _versions(self) -> list[tuple[object, ...]]:
         """What differs where one of the objects is of another version."""
-        return [validators(shard.meta) for shard in self._shards]
+        return [validators(shard.stored.meta) for shard in self._shards]
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +109,7 @@ class TensorSlice:
     """A tensor that is in a store, to be indexed, as :meth:`safe_open.get_slice` gives it. Errors: as there."""
 
     def __init__(self, located: Located, framework: Framework, device: torch.device | None) -> None:
-        self._shard, self._info = located
+        self._stored, self._info = located
         self._framework = framework
         self._device = device
         if BITS[self._info.dtype] % 8:
@@ -123,11 +124,10 @@ class TensorSlice:
         return self._info.dtype
 
     def __getitem__(self, index: Any) -> Any:
-        """What `tensor[index]` would be, in memory of its own; read is what lies between its first and its last row."""
-        rows = plan_rows(self._info.shape, index)
-        size = BITS[self._info.dtype] // 8
-        data = self._shard.read(self._info.start + rows.start * size, self._info.start + rows.end * size)
-        found = self._framework.tensor(data, self._info.dtype, rows.shape)[rows.picks]
+        """What `tensor[index]` would be, in memory of its own; rows less than 64 KiB apart share a request."""
+        plan = plan_rows(self._info.shape, index, BITS[self._info.dtype] // 8)
+        data = self._stored.gathered(plan.runs, self._info.start)
+        found = self._framework.tensor(data, self._info.dtype, plan.shape)[plan.picks]
         if self._device is not None:
             return found.to(self._device)
         return found if found.nbytes == len(data) else self._framework.copied(found)

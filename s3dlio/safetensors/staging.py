@@ -15,9 +15,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..config import MiB
+from ..stored import Arrival, StoredObject, give_up
 from .frameworks import shaped
 from .header import BITS
-from .shards import Arrival, Located, Shard, give_up
+from .shards import Located
 from .sharing import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Piece(NamedTuple):
     """Bytes `start` to `end` of an object, all of the tensor `name`, and in its block number `block`."""
 
     name: str
-    shard: Shard
+    stored: StoredObject
     start: int
     end: int
     block: int
@@ -127,19 +128,19 @@ class Piece(NamedTuple):
 
 def plan_blocks(tensors: Mapping[str, Located], size: int) -> Iterator[list[Piece]]:
     """The bytes of `tensors`, of each object without a gap, in blocks of at most `size` bytes of one object."""
-    for _, group in groupby(tensors.items(), key=lambda item: id(item[1].shard)):
+    for _, group in groupby(tensors.items(), key=lambda item: id(item[1].stored)):
         pieces = _cut([*group], size)
         yield from ([*block] for _, block in groupby(pieces, key=lambda piece: piece.block))
 
 
 def _cut(tensors: list[tuple[str, Located]], size: int) -> Iterator[Piece]:
     origin = tensors[0][1].info.start
-    for name, (shard, info) in tensors:
+    for name, (stored, info) in tensors:
         position = info.start
         while position < info.end:
             block = (position - origin) // size
             end = min(info.end, origin + (block + 1) * size)
-            yield Piece(name, shard, position, end, block)
+            yield Piece(name, stored, position, end, block)
             position = end
 
 
@@ -193,11 +194,11 @@ class Staging:
 
     def _begin(self, number: int, block: list[Piece]) -> None:
         if not self._ranks.reads(number):
-            self._under_way.append(_Filled(number, block, None, Arrival(block[0].shard.meta)))
+            self._under_way.append(_Filled(number, block, None, Arrival(block[0].stored)))
             return
         buffer = self._buffer()
         view = buffer.numpy().data[: block[-1].end - block[0].start]
-        self._under_way.append(_Filled(number, block, buffer, block[0].shard.begin(block[0].start, view)))
+        self._under_way.append(_Filled(number, block, buffer, block[0].stored.begin(block[0].start, view)))
 
     def _buffer(self) -> torch.Tensor:
         if self._new:

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 import s3dlio
 import s3dlio.numpy
-from s3dlio import Config, ObjectChangedError
-from s3dlio.numpy import LazyArray, rows
+from s3dlio import Config, ObjectChangedError, rows
+from s3dlio.numpy import LazyArray
 from s3dlio.numpy.arrays import find_object
 from s3dlio.urls import Uri
 

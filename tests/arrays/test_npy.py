@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 import s3dlio
 import s3dlio.numpy
-from s3dlio import Config, FormatError, NotFoundError, UnsupportedError
+from s3dlio import Config, FormatError, NotFoundError, UnsupportedError, stored
 from s3dlio.alignment.allocator import CachingAllocator
 from s3dlio.alignment.buffers import size_class
 from s3dlio.config import MiB
-from s3dlio.numpy import arrays
 from s3dlio.numpy.arrays import find_object, read_array
 from s3dlio.urls import Uri
 
@@ -58,7 +57,7 @@ def test_a_small_one_is_one_request(count: int, requests: int) -> None:
 
 def test_its_memory_comes_back_when_it_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     made = CachingAllocator(64 * MiB)
-    monkeypatch.setattr(arrays, "allocator", lambda: made)
+    monkeypatch.setattr(stored, "allocator", lambda: made)
     s3dlio.numpy.save(URI, np.zeros(5 * MiB, "u1"))
     row = s3dlio.numpy.load(URI)[5:]
     assert (made.kept, row.ctypes.data % 4096) == (0, 128 + 5)

@@ -78,6 +78,10 @@ def test_rows_are_those_of_the_tensor(folder: str) -> None:
             np.s_[..., -1],
             np.s_[::500],
             [1, 0],
+            [1999, 3, 3],
+            torch.tensor([[7, 1999], [-1, 0]]),
+            torch.arange(2000) % 900 == 0,
+            (torch.tensor(5), [3, 1]),
         ):
             assert bits(rows[index].contiguous()) == bits(ALL["layer.1"][index].contiguous())
 
@@ -100,6 +104,9 @@ def test_a_hundredth_of_a_tensor_moves_no_more_than_it_has(watched: WatchedStore
     watched.watched.reads.clear()
     assert rows[495:505].shape == (10, 800)
     assert moved(watched) == 10 * 800 * 4
+    watched.watched.reads.clear()
+    assert rows[[500, 990, 500]].shape == (3, 800)
+    assert moved(watched) == 2 * 800 * 4
     watched.watched.reads.clear()
     assert rows[7].shape == (800,)  # of the first MiB, which came with the header
     assert watched.watched.reads == []
@@ -164,7 +171,7 @@ def test_an_object_that_is_replaced_is_never_read_in_two_versions(folder: str) -
 
 def test_a_new_version_is_seen_also_where_reads_cannot_be_held_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a store whose etags are weak."""
-    monkeypatch.setattr("s3dlio.safetensors.shards.pin_of", lambda meta: None)
+    monkeypatch.setattr("s3dlio.stored.pin_of", lambda meta: None)
     uri = "memory://reading/versions"
     s3dlio.put(uri, safetensors.torch.save(SHARDS[1]))
     opened = safe_open(uri, "pt")

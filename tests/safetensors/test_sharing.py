@@ -19,18 +19,19 @@ import torch
 import torch.distributed as dist
 
 import s3dlio
+from s3dlio import stored
 from s3dlio.safetensors import load_file, reading, staging
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 uri = f"file://{folder}/model.safetensors"
 dist.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=100), 2, rank)
 staging.Staging.__init__.__kwdefaults__["block"] = 100_000
-reads, begin = [], staging.Shard.begin
+reads, begin = [], stored.StoredObject.begin
 
 
-def noted(shard, start, view):
+def noted(found, start, view):
     reads.append(len(view))
-    return begin(shard, start, view)
+    return begin(found, start, view)
 
 
 def lost(arrival):
@@ -47,14 +48,14 @@ def attempt(uri):
         print(len(reads), sum(reads))
 
 
-staging.Shard.begin = noted
+stored.StoredObject.begin = noted
 attempt(uri)
 attempt(uri if rank else f"{uri}-absent")
 reading.validators = lambda meta: rank
 attempt(uri)
 reading.validators = lambda meta: 0
 if rank == 1:
-    staging.Arrival.wait = lost
+    stored.Arrival.wait = lost
 attempt(uri)
 dist.destroy_process_group()
 """

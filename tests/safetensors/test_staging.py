@@ -16,9 +16,10 @@ from s3dlio.errors import ObjectChangedError
 from s3dlio.safetensors import load_file, safe_open
 from s3dlio.safetensors.frameworks import shaped
 from s3dlio.safetensors.header import TensorInfo
-from s3dlio.safetensors.shards import Located, Shard, locate_tensors, open_shards
+from s3dlio.safetensors.shards import Located, locate_tensors, open_shards
 from s3dlio.safetensors.sharing import ALONE
 from s3dlio.safetensors.staging import Staging, plan_blocks
+from s3dlio.stored import StoredObject
 
 from .tensors import all_bits
 
@@ -70,9 +71,9 @@ def located() -> Mapping[str, Located]:
 
 
 @cache
-def a_shard() -> Shard:
+def a_shard() -> StoredObject:
     s3dlio.put("memory://staging/one", safetensors.torch.save({"one": torch.zeros(1)}))
-    return open_shards("memory://staging/one", None)[0]
+    return open_shards("memory://staging/one", None)[0].stored
 
 
 def finished(located: Mapping[str, Located], name: str, data: torch.Tensor) -> torch.Tensor:
