@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from ..canary import CANARY
-from .process import HOST, ServerExitedError, executable, free_ports, running
+from .process import HOST, ServerExitedError, executable, keep_port, running
 
 REGION = "us-east-1"
 DOMAIN = "s3.localhost"
@@ -83,26 +83,57 @@ class SeaweedFS:
 
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[SeaweedFS]:
-    """A server with no buckets, stopped and wiped at the end. Where a port was taken, other ports are tried once."""
-    with contextlib.ExitStack() as started:
-        try:
-            server = started.enter_context(_server())
-        except ServerExitedError:
-            server = started.enter_context(_server())
-        yield server
+    """A server with no buckets, stopped and wiped at the end."""
+    with seaweedfs_process() as process:
+        yield process.server
+
+
+class SeaweedFSProcess:
+    """The process of `server`, which can be killed, and started again where it was, with what it has stored."""
+
+    def __init__(self, home: Path, ports: list[int]) -> None:
+        self.server = SeaweedFS(f"http://{HOST}:{ports[0]}")
+        self._home = home
+        self._ports = ports
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Return when it answers. Errors: those of :func:`running`."""
+        command, log = _command(self._home, self._ports), self._home / "log"
+        self._running.enter_context(running(command, self._ports[0], log, {"TMPDIR": str(self._home)}))
+
+    def kill(self) -> None:
+        """At once, by SIGKILL; return when it is gone."""
+        self._running.close()
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[SeaweedFS]:
-    with tempfile.TemporaryDirectory(prefix="seaweedfs-", ignore_cleanup_errors=True) as name:
+def seaweedfs_process() -> Iterator[SeaweedFSProcess]:
+    """One that runs, with no buckets, killed and wiped at the end. Where a port was taken, others are tried once."""
+    with contextlib.ExitStack() as started:
+        try:
+            process = started.enter_context(_process())
+        except ServerExitedError:
+            process = started.enter_context(_process())
+        yield process
+
+
+@contextlib.contextmanager
+def _process() -> Iterator[SeaweedFSProcess]:
+    with (
+        tempfile.TemporaryDirectory(prefix="seaweedfs-", ignore_cleanup_errors=True) as name,
+        contextlib.ExitStack() as kept,
+    ):
         home = Path(name)
         (home / "data").mkdir()
         (home / "s3.json").write_text(json.dumps(_IDENTITIES))
-        ports = free_ports(10)
+        ports = [kept.enter_context(keep_port()).getsockname()[1] for _ in range(10)]
+        process = SeaweedFSProcess(home, ports)
         try:
-            with running(_command(home, ports), ports[0], home / "log", {"TMPDIR": name}):
-                yield SeaweedFS(f"http://{HOST}:{ports[0]}")
+            process.start()
+            yield process
         finally:
+            process.kill()
             _remove_sockets(ports)
 
 
