@@ -47,7 +47,7 @@ def executed(name: str, folder: Path) -> Any:
 
 
 def test_all_are_there() -> None:
-    assert {"quickstart", "explore", "trio", "direct_io", "endpoints", "benchmarks"} <= NOTEBOOKS.keys()
+    assert {"quickstart", "explore", "trio", "direct_io", "endpoints", "benchmarks", "weights"} <= NOTEBOOKS.keys()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
