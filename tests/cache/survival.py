@@ -11,7 +11,6 @@ import argparse
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -114,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
