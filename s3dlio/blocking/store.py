@@ -58,7 +58,7 @@ class BlockingStore:
 
     def opened(self, portal: BlockingPortal) -> ParallelStore:
         """The store itself, which lives on the thread of `portal`; only for code that runs there."""
-        place = self.bucket, self.config
+        place = self.bucket, None if self.bucket.scheme == "memory" else self.config  # it is nowhere else
         store = portal.stores.get(place)
         if store is None or (portal.marks[place] != self.mark == environment_mark()):
             if store is not None:
