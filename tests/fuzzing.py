@@ -54,6 +54,7 @@ from s3dlio.transport.proxied import take_final
 from s3dlio.transport.upstream import Fault, seconds
 from s3dlio.urls import parse_uri
 
+from .fuzzed_files import FILES
 from .transport.interpreted import InterpretedHead
 
 # Messages, none of which is refused: what is made of them comes close to what is taken
@@ -359,6 +360,7 @@ TARGETS = {
     "proxy": Target(read_proxy, PROXIES, (ConfigError,)),
     "no_proxy": Target(read_entry, NO_PROXY),
     "account": Target(read_account, ACCOUNTS, (ConfigError,)),
+    **{name: Target(*how) for name, how in FILES.items()},
 }
 
 
@@ -377,21 +379,8 @@ _PUNCTUATION = re.compile(rb"[^0-9A-Za-z]+")
 _NUMBERS = [b"", b"0", b"-1", b"+1", b"00", b"1e400", b"9" * 18, b"4611686018427387904", b"18446744073709551616"]
 _NUMBERS += [b"9" * 400, b"9" * 5000, b"0x10", b"\xb2", b"\xd9\xa1", b"NaN", b"1_0"]
 _SPICE = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b'"', b"<", b">", b"&", b"&#0;", b"&#x10FFFF;", b"]]>", b"<!--"]
-_SPICE += [
-    b"<!DOCTYPE a>",
-    b"{",
-    b"[",
-    b"null",
-    b"{1...9}",
-    b"%",
-    b"%zz",
-    b"@",
-    b"://",
-    b",",
-    b";",
-    b"\xff",
-    b"\xed\xb2\x80",
-]
+_SPICE += [b"<!DOCTYPE a>", b"{", b"[", b"null", b"{1...9}", b"%", b"%zz", b"@", b"://", b",", b";", b"\xff"]
+_SPICE += [b"\xed\xb2\x80", b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"\x93NUMPY\1\0", b"ustar\x0000"]
 _SPICE += [b"\\ud800", b"\xef\xbb\xbf", b"content-length: 5\r\n", b"transfer-encoding: chunked\r\n", b"\xe2\x80\xae"]
 
 
@@ -455,6 +444,13 @@ def renumber(chance: random.Random, message: bytes) -> bytes:
     return message[:start] + chance.choice(_NUMBERS) + message[end:]
 
 
+def overwrite(chance: random.Random, message: bytes) -> bytes:
+    """A binary number in place of what is there: the least, the greatest, or close to the message's length."""
+    width, place = chance.choice([1, 2, 4, 8]), chance.randrange(len(message) + 1)
+    number = chance.choice([0, 1, len(message) + chance.randint(-9, 9), -1, 1 << 8 * width - 1])
+    return message[:place] + (number % (1 << 8 * width)).to_bytes(width, "little") + message[place + width :]
+
+
 def _piece(chance: random.Random, message: bytes) -> tuple[int, int]:
     start = chance.randrange(len(message) + 1)
     return start, min(len(message), start + chance.choice([1, 2, 5, 20, 100]))
@@ -465,7 +461,7 @@ def crossed(chance: random.Random, first: bytes, second: bytes) -> bytes:
     return first[: chance.randrange(len(first) + 1)] + second[chance.randrange(len(second) + 1) :]
 
 
-_MUTATIONS = [flip, flip, cut, cut_short, repeat, swap, season, season, renumber, renumber]
+_MUTATIONS = [flip, flip, cut, cut_short, repeat, swap, season, season, renumber, renumber, overwrite]
 
 
 def fuzz(target: Target, seed: int, count: int) -> None:

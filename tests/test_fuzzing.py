@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from .fuzzed_files import FILES
 from .fuzzing import TARGETS, check, fuzz
+
+
+def npy(header: bytes) -> bytes:
+    """A file of version 1 with this header, and a little after it."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"1234"
+
 
 FOUND = {
     "s3": [
@@ -35,6 +42,8 @@ FOUND = {
         b"http://\xff",
     ],
     "proxy": [b"http://\xff:secret@proxy", b"http://" + b":" * 100_000 + b"g"],
+    "weights header": [b'{"\\ud800":{"dtype":"U8","shape":[29],"data_offsets":[0,29]}}'],
+    "weights index": [b'{"weight_map": {"a": "\\ud800"}}', b'{"weight_map": {"\\udfff": "a"}}'],
     "account": [
         b"BlobEndpoint=http://h;SharedAccessSignature=se=0001-01-01T00:00:00%2B23:59&sig=a",
         b"AccountName=\xff",
@@ -59,6 +68,21 @@ HOSTILE = {
     "proxy": [b"http://" + b":" * LONG, b"http://" + b"a_" * LONG + b"!"],
     "no_proxy": [b"[" * LONG, b"*." * LONG, b"10.0.0.0/" + b"0" * LONG],
     "account": [b";" * LONG, b"AccountName=" + b"a" * LONG, b"a=b;" * LONG, b"?&" * LONG],
+    "weights header": [
+        b"{" + b'"a":[[' * MANY,
+        b'{"__metadata__":{' + b",".join(b'"%d":"\\u0061"' % number for number in range(MANY)) + b"}}",
+        b'{"a":{"dtype":"U8","shape":[' + b"1," * MANY + b'1],"data_offsets":[0,29]}}',
+    ],
+    "weights index": [b'{"weight_map": {' + b'"a": {' * MANY],
+    "npy": [
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"(" * 9000),
+        npy(b"{'descr': [" + b"('a', '<f4')," * 700 + b"], 'fortran_order': False, 'shape': (1,)}"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"1," * 4000 + b")}"),
+        npy(b"-" * 9990),
+    ],
+    "tar": [FILES["tar"][1][0][:512] * 500, FILES["tar"][1][1][:512] * 500, FILES["tar"][1][2][:1536] * 200],
+    "zip": [FILES["zip"][1][0] + b"PK\5\6" * MANY, b"PK\1\2" * MANY + FILES["zip"][1][0][-22:]],
+    "shard index": [b"[" * LONG, b'{"version": 1, "members": {' + b'"name": [' * MANY],
     "uri": [
         b"s3://" + b"/" * LONG,
         b"abfss://" + b"a" * LONG + b"@",

@@ -108,6 +108,8 @@ class _UnusableError(Exception):
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text.decode(), object_pairs_hook=_unique)
+        if b"\\u" in text:  # by these Python alone takes half a surrogate pair for text
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise _UnusableError("is not JSON") from None
     if not isinstance(content, dict) or not text.startswith(b"{"):
