@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s3dlio import rows
@@ -32,6 +32,8 @@ def picked(array: np.ndarray[Any, Any], index: Any, order: Order) -> Any:
     return np.concatenate([items[:0], *read]).reshape(plan.shape, order=order)[plan.picks]
 
 
+@example([3, 4], 2, "F", 0)
+@example([3, 4, 2], np.s_[1:, [3, 0], 1], "F", 0)
 @given(
     _SHAPES, _ENTRIES | st.lists(_ENTRIES, max_size=4).map(tuple), st.sampled_from("CF"), st.sampled_from([0, 8, 64])
 )
@@ -71,6 +73,8 @@ def test_rows_are_those_that_the_index_picks(shape: list[int], index: Any, order
         ([9, 0, 9], [(0, 20), (180, 200)]),
         (np.arange(10) % 8 == 0, [(0, 20), (160, 180)]),
         (np.s_[::9], [(0, 20), (180, 200)]),
+        (np.s_[::6], [(0, 140)]),
+        ([6, 0], [(0, 140)]),
     ],
 )
 def test_no_more_is_read_than_the_rows_and_what_is_near_them(
