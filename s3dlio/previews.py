@@ -54,7 +54,8 @@ class Preview:
         if self.image:
             source = f"data:image/{self.kind};base64,{b64encode(self.image).decode()}"
             return f'<p>{escape(self._title)}</p><img src="{source}" style="max-width: 100%">'
-        return f"<p>{escape(self._title)}</p><pre>{escape(self.text)}</pre>"
+        text = f'<pre style="font-family: monospace">{escape(self.text)}</pre>'
+        return f"<p>{escape(self._title)}</p>{text}"
 
     @property
     def _title(self) -> str:
