@@ -99,6 +99,11 @@ def constants(polynomial: Polynomial) -> array[int]:
     return array("Q", [polynomial.power(exponent) << (64 - polynomial.width) for exponent in exponents])
 
 
+_addressed: list[array[int]] = []
+
+
 def addresses(polynomial: Polynomial) -> tuple[int, int]:
     """Where :func:`table` and :func:`constants` are, until the process ends."""
-    return table(polynomial).buffer_info()[0], constants(polynomial).buffer_info()[0]
+    words = table(polynomial), constants(polynomial)
+    _addressed.extend(words)  # two threads that come first make two of each, and the cache keeps one
+    return words[0].buffer_info()[0], words[1].buffer_info()[0]

@@ -121,7 +121,7 @@ class CachedStore(ParallelStore):
             if admit is not None:
                 await admit(meta.size)
             data, view = fresh_bytes(meta.size)
-            await self._served(key, meta, view, 0)
+            await self._serve(key, meta, view, 0)
             return data
 
         plain = partial(self._source.get, key, known=known, if_match=if_match, admit=admit)
@@ -132,7 +132,7 @@ class CachedStore(ParallelStore):
 
         async def read(meta: ObjectMeta) -> GetResult:
             result = part_of(meta, options, ErrorContext("GetObject", key=key))
-            proven = await self._served(key, meta, flat(sink(result)), result.start)
+            proven = await self._serve(key, meta, flat(sink(result)), result.start)
             return replace(result, verified=proven)
 
         plain = partial(self._source.fetch, key, sink, options)
@@ -202,7 +202,7 @@ class CachedStore(ParallelStore):
             del self._told[next(iter(self._told))]
         self._told[key, meta.etag] = meta
 
-    async def _served(self, key: str, meta: ObjectMeta, view: memoryview, start: int) -> bool:
+    async def _serve(self, key: str, meta: ObjectMeta, view: memoryview, start: int) -> bool:
         """Fill `view` with the bytes from `start`; whether all are proven."""
         version = self._version_name(key, meta)
         wanted = [

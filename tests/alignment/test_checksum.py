@@ -4,6 +4,7 @@ import array
 import base64
 import os
 import threading
+import weakref
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from s3dlio.alignment import ALGORITHMS, Checksum, combine, crc32c, crc64nvme
 from s3dlio.alignment.checksum import KERNEL, RELEASE_FROM, ZLIB_BELOW
+from s3dlio.alignment.polynomial import Polynomial, addresses, constants, table
 from s3dlio.errors import UnsupportedError
 
 from ..interpreter import run_python
@@ -192,3 +194,12 @@ def test_with_and_without_the_interpreter_lock(algorithm: str) -> None:
     for size in (ZLIB_BELOW - 1, ZLIB_BELOW, RELEASE_FROM - 1, RELEASE_FROM):
         data = np.random.default_rng(size).bytes(size)
         assert Checksum(algorithm, data).value == ORACLE[algorithm](data)
+
+
+def test_what_has_an_address_stays_where_another_thread_replaces_it_in_the_cache() -> None:
+    polynomial = Polynomial("CRC-32D", 32, 0xD419CC15)
+    kept = weakref.ref(table(polynomial)), weakref.ref(constants(polynomial))
+    addresses(polynomial)
+    for cached in (table, constants):
+        cached.cache_clear()
+    assert all(each() is not None for each in kept)

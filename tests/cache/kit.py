@@ -18,7 +18,7 @@ async def opened(
 ) -> AsyncIterator[CachedStore]:
     """As `open_store` puts them together."""
     driven = {"part_size": part_size, "parts_in_flight": 3, "memory_limit": 1 << 20}
-    within = ParallelStore(inner, **driven)
+    within = inner if isinstance(inner, ParallelStore) else ParallelStore(inner, **driven)
     async with CachedStore(within, Folder(str(folder), limit), "place", **driven, threads=4) as store:
         yield store
 

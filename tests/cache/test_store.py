@@ -33,9 +33,11 @@ from s3dlio.model import (
     SuffixRange,
     resolve,
 )
+from s3dlio.replicas import ReplicatedStore
 from s3dlio.siblings import sibling_tasks
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.store import BytesSink
+from s3dlio.transfer import ParallelStore
 
 from ..transfer.recorder import Recorder
 from .kit import chunk_files, opened
@@ -223,6 +225,16 @@ async def test_an_object_that_is_replaced_between_two_requests_is_read_as_it_is_
     sink = BytesSink()
     await store.fetch("key", sink)
     assert sink.data == b"new"
+
+
+async def test_with_replicas_the_version_is_that_of_the_store_that_answers(tmp_path: Path) -> None:
+    other = MemoryStore()
+    await other.put("key", DATA)
+    settings = {"part_size": 100, "parts_in_flight": 3, "memory_limit": 1 << 20}
+    both = ReplicatedStore(MemoryStore(), [ParallelStore(other, **settings)], **settings, max_attempts=1)
+    async with opened(both, tmp_path) as store:
+        for _ in range(2):
+            assert await store.get("key", known=ObjectMeta("key", len(DATA), '"of the first"')) == DATA
 
 
 async def test_a_chunk_is_fetched_once_for_all_who_wait_for_it(store: CachedStore, inside: Recorder) -> None:
