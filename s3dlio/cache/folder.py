@@ -80,7 +80,8 @@ class Folder:
     def write(self, name: str, data: memoryview, *, proven: bool) -> None:
         """Keep `data` as the chunk `name`. Errors: `OSError`; then what was there before is."""
         path = self._path(name)
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for folder in (self.path, os.path.dirname(path)):  # one by one: those above get the rights that all have
+            os.makedirs(folder, 0o700, exist_ok=True)
         temporary = f"{path}.{secrets.token_hex(4)}.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
