@@ -1,6 +1,7 @@
 """Whole objects for a thread that waits for each of them in turn, read ahead by one prefetcher.
 
-They are asked for by eights, or when one has to be waited for: to wake the loop costs as much as a small object.
+They are asked for together, or when one has to be waited for: to wake the loop costs as much as a small object, and
+what is asked for together is signed together.
 
 Ownership: :class:`Bodies` is the caller's, and :meth:`Bodies.close` ends all that is under way.
 """
@@ -13,7 +14,9 @@ from typing import NamedTuple
 from ..fetcher import Outage
 from ..observers import span_ended
 from .portal import as_shown, portal
-from .prefetch import WAKE_OBJECTS, Prefetcher, Want
+from .prefetch import Prefetcher, Want
+
+_TOGETHER = 32
 
 
 class Bodies:
@@ -29,7 +32,7 @@ class Bodies:
         body = Body(self, self._count, want.key)
         self._drawn.append((self._count, want))
         self._count += 1
-        if len(self._drawn) == WAKE_OBJECTS:
+        if len(self._drawn) == _TOGETHER:
             self._ask()
         return body
 

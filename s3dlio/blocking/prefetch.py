@@ -19,7 +19,7 @@ from ..model import ObjectMeta
 from .portal import LOOK_UP, BlockingPortal, CancelledError, hold_if_ending
 from .store import BlockingStore
 
-WAKE_OBJECTS = 8
+_WAKE_OBJECTS = 8
 _WAKE_BYTES = 1 << 20
 
 
@@ -102,7 +102,7 @@ class Prefetcher:
             self.done.pop(position, None)
         if position not in self.done or not isinstance(outcome, bytes):
             self.room.give_back(position)
-        self._ready += max(len(outcome), _WAKE_BYTES // WAKE_OBJECTS) if isinstance(outcome, bytes) else _WAKE_BYTES
+        self._ready += max(len(outcome), _WAKE_BYTES // _WAKE_OBJECTS) if isinstance(outcome, bytes) else _WAKE_BYTES
         self._wake_if_due()
 
     def _wake_if_due(self) -> None:
