@@ -35,6 +35,8 @@ from .stores.http import HttpStore
 from .stores.store import ObjectStore
 from .stores.wrapper import PrefixStore
 from .transport.batch import Batch, Reply
+from .transport.connection import Answer
+from .versions import check_size, pin_of
 
 MAX_OBJECTS = 128
 _SMALL = 256 << 10
@@ -66,6 +68,10 @@ class WholeStore(Protocol):
     """How large its objects were, at most, that were fetched last, in bytes."""
 
     @property
+    def uri(self) -> str:
+        """The root of the keys."""
+
+    @property
     def inner(self) -> ObjectStore:
         """What its requests are made by."""
 
@@ -74,17 +80,43 @@ class WholeStore(Protocol):
         """Those that may be asked instead."""
 
     async def get(
-        self, key: str, *, known: ObjectMeta | None = None, admit: Callable[[int], Awaitable[None]] | None = None
+        self,
+        key: str,
+        *,
+        known: ObjectMeta | None = None,
+        if_match: str | None = None,
+        admit: Callable[[int], Awaitable[None]] | None = None,
     ) -> bytes:
         """The whole object `key`."""
 
 
 class Wanted(NamedTuple):
-    """One object to come: `key` of `store`. `meta`, from a listing, tells its size."""
+    """One object to come: `key` of `store`. `meta`, from a listing, tells its size.
+
+    With `held`, only the object that `meta` tells of is meant: another one is an `ObjectChangedError`.
+    """
 
     store: WholeStore
     key: str
     meta: ObjectMeta | None = None
+    held: bool = False
+
+    @property
+    def pin(self) -> str | None:
+        """The etag that is asked for, if only one will do."""
+        return pin_of(self.meta) if self.held and self.meta is not None else None
+
+    def checked(self, body: bytes) -> bytes:
+        """`body`, which was asked for by its etag where it has one. Errors: `ObjectChangedError`."""
+        if self.held and self.meta is not None:
+            check_size(self.meta, len(body), self.store.uri.partition("://")[2])
+        return body
+
+    def fits(self, store: HttpStore, answer: Answer) -> bool:
+        """Whether `answer`, of the `store`, is the object that is meant, which was asked for without its etag."""
+        if not self.held or self.meta is None:
+            return True
+        return len(answer.body) == self.meta.size and (self.pin is None or store.is_of(answer, self.pin))
 
 
 class Outage(NamedTuple):
@@ -347,7 +379,7 @@ class Fetcher:
             position, want, _ = reply.name
             if reply.answer is None:
                 continue
-            if await lane.store.is_sound(reply.answer):
+            if want.fits(lane.store, reply.answer) and await lane.store.is_sound(reply.answer):
                 self._learn(position, want, len(reply.answer.body))
                 self._finish(position, reply.answer.body)
             else:
@@ -373,10 +405,10 @@ class Fetcher:
         caused_by(want.key)
         try:
             if reply is not None:
-                return await self._go_on(position, want, reply)
+                return want.checked(await self._go_on(position, want, reply))
             await self.room.take(position, self._cost(want), limit=read_ahead_limit(want.store.memory_limit))
             begun = trio.current_time()
-            return await self._read(position, want)
+            return want.checked(await self._read(position, want))
         except OUTAGES as error:
             return Outage(error, trio.current_time() - begun)
         except Exception as error:
@@ -387,13 +419,13 @@ class Fetcher:
         behind = _behind(want.store) if not want.store.replicas else None
         if (want.meta is not None or reply.answer is not None) and behind is not None:
             store, prefix = behind
-            return await store.go_on(prefix + want.key, reply)
+            return await store.go_on(prefix + want.key, reply, if_match=want.pin)
         reply.drop()  # it may be large, and must not come all at once then
         return await self._read(position, want)
 
     async def _read(self, position: int, want: Wanted) -> bytes:
         if want.meta is not None:
-            return await want.store.get(want.key, known=want.meta)
+            return await want.store.get(want.key, known=want.meta, if_match=want.pin)
         take = partial(self.room.take, position, limit=read_ahead_limit(want.store.memory_limit))
         body = await want.store.get(want.key, admit=take)
         self._learn(position, want, len(body))

@@ -27,10 +27,10 @@ from .endpoint_stats import size_text
 from .errors import OUTAGES, BucketNotFoundError, ErrorContext, ObjectChangedError, StoreError, UnsupportedError
 from .model import GetResult, ObjectMeta, PutOptions
 from .siblings import sibling_tasks
-from .slices import pin_of
 from .transfer import ParallelStore
 from .trees import differs, is_folder_marker
 from .urls import Uri
+from .versions import pin_of
 
 _PARTS_PER_PIECE = 4
 _DELETE_BATCH = 1000

@@ -1,4 +1,4 @@
-"""Slices of objects: which bytes `[start:end]` means, as in Python, and how they are read."""
+"""Slices of objects: which bytes `[start:end]` means, as in Python; and how they are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from .alignment.buffers import fresh_bytes
 from .errors import ErrorContext, RangeError
 from .model import BoundedRange, GetRange, ObjectMeta, OffsetRange, SuffixRange
 from .transfer import ParallelStore
-from .transport.http1 import is_weak
 
 
 def range_of(start: int, end: int | None) -> GetRange | None:
@@ -25,11 +24,6 @@ def most_of(byte_range: GetRange | None, size: int) -> bool:
             return length <= size
         case _:
             return False
-
-
-def pin_of(meta: ObjectMeta) -> str | None:
-    """The etag that reads of the version `meta` can be held to, if it has one (RFC 9110 section 13.1.1)."""
-    return None if meta.etag is None or is_weak(meta.etag) else meta.etag
 
 
 async def get_slice(store: ParallelStore, key: str, start: int, end: int | None, *, part_size: int) -> bytes:

@@ -16,8 +16,8 @@ from .blocking.store import BlockingStore
 from .errors import ErrorContext, FormatError, ObjectChangedError
 from .model import GetResult, ObjectMeta
 from .parts import plan_ranges
-from .slices import pin_of
 from .transport.download import validators
+from .versions import pin_of
 
 if TYPE_CHECKING:
     import numpy as np

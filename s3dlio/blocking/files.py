@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..alignment.buffers import fresh_bytes
 from ..config import MiB
 from ..model import PutOptions
-from ..slices import pin_of
+from ..versions import pin_of
 from .store import BlockingStore
 
 if TYPE_CHECKING:

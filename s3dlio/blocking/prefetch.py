@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 
 from ..fetcher import Fetcher, Outcome, Wanted
 from ..model import ObjectMeta
+from ..versions import check_size, pin_of
 from .portal import LOOK_UP, BlockingPortal, CancelledError, hold_if_ending
 from .store import BlockingStore
 
@@ -25,20 +26,32 @@ _WAKE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One object to come: `key` of `store`. `meta`, from a listing, tells its size."""
+    """One object to come: `key` of `store`. `meta`, from a listing, tells its size.
+
+    With `held`, only the object that `meta` tells of is meant: another one is an `ObjectChangedError`.
+    """
 
     store: BlockingStore
     key: str
     meta: ObjectMeta | None = None
+    held: bool = False
 
     @property
     def cost(self) -> int:
         """Bytes to reckon with; those of a part where the size is unknown."""
         return self.meta.size if self.meta is not None else self.store.config.part_size
 
+    @property
+    def pin(self) -> str | None:
+        """The etag that is asked for, if only one will do."""
+        return pin_of(self.meta) if self.held and self.meta is not None else None
+
     def read(self) -> bytes:
         """The body, fetched now. Errors: `StoreError`."""
-        return self.store.get(self.key, known=self.meta)
+        body = self.store.get(self.key, known=self.meta, if_match=self.pin)
+        if self.held and self.meta is not None:
+            check_size(self.meta, len(body), self.store.bucket.bucket)
+        return body
 
 
 class Prefetcher:
@@ -83,7 +96,9 @@ class Prefetcher:
                 for position, _ in located:
                     self._finish(position, error)
             else:
-                self._fetcher.accept([(position, Wanted(opened, want.key, want.meta)) for position, want in located])
+                self._fetcher.accept(
+                    [(position, Wanted(opened, want.key, want.meta, want.held)) for position, want in located]
+                )
 
     def drop(self, position: int) -> None:
         """From the consumer's thread: nobody will come for this one."""

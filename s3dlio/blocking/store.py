@@ -80,9 +80,12 @@ class BlockingStore:
         here = portal()
         return here.start_task_soon(self._do, here, verb)
 
-    def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
-        """The whole object `key`. `known`, from a listing, saves finding out how large it is."""
-        return self.call(lambda store: store.get(key, known=known))
+    def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
+        """The whole object `key`. `known`, from a listing, saves finding out how large it is.
+
+        `if_match` is the etag of the version to read. Errors: `ObjectChangedError`.
+        """
+        return self.call(lambda store: store.get(key, known=known, if_match=if_match))
 
     def read_range(self, key: str, start: int, end: int, *, if_match: str | None = None) -> tuple[bytes, GetResult]:
         """Bytes `start` to `end` of `key`, fewer where the object ends, and what they are of; of an empty object none.

@@ -16,10 +16,10 @@ from ..blocking.store import BlockingStore, locate
 from ..config import Config, MiB
 from ..errors import ErrorContext, FormatError, RangeError, shown
 from ..model import BoundedRange, GetOptions, ObjectMeta
-from ..slices import pin_of
 from ..stored import Arrival, StoredObject, give_up
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore
+from ..versions import pin_of
 from .header import LENGTH, Header, TensorInfo, header_end, parse_header, parse_index
 
 if TYPE_CHECKING:

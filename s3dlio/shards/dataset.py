@@ -16,8 +16,8 @@ from ..blocking.portal import Job
 from ..blocking.store import BlockingStore, locate
 from ..config import Config
 from ..model import ObjectMeta
-from ..slices import pin_of
 from ..transfer import ParallelStore
+from ..versions import pin_of
 from .indexing import context_of, index
 from .members import Index
 from .samples import Samples, find_samples, place_of, split_name

@@ -8,7 +8,7 @@ from ..blocking.store import BlockingStore, locate
 from ..config import Config
 from ..errors import ErrorContext, NotFoundError, PermissionDeniedError
 from ..model import ObjectMeta
-from ..slices import pin_of
+from ..versions import pin_of
 from .members import Index, parse_index
 
 SUFFIX = ".index.json"

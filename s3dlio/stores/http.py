@@ -144,9 +144,14 @@ class HttpStore(ObjectStore):
             return True
         return told is not None and await self._digest.matches(told, memoryview(answer.body))
 
-    async def _get_again(self, request: Request, endpoint: Endpoint) -> bytes:
+    def is_of(self, answer: Answer, etag: str) -> bool:
+        """Whether a whole object is of the version `etag`, as far as its answer tells."""
+        told = self._describe("", answer.headers, len(answer.body)).etag
+        return told is None or quote_etag(told) == quote_etag(etag)
+
+    async def _get_again(self, request: Request, endpoint: Endpoint, if_match: str | None = None) -> bytes:
         """A whole object whose bytes, from `endpoint`, were not sound."""
-        await self._fetch(request, sink := BytesSink(), GetOptions(), wrong=[endpoint])
+        await self._fetch(request, sink := BytesSink(), GetOptions(if_match=if_match), wrong=[endpoint])
         return sink.data
 
     @property
@@ -170,19 +175,19 @@ class HttpStore(ObjectStore):
             paths.extend((name, key, before + self._path(key), size) for name, key, size in wanted)
         return await batch.ask(service, request, paths) if paths else 0
 
-    async def go_on(self, key: str, reply: Reply[T]) -> bytes:
+    async def go_on(self, key: str, reply: Reply[T], *, if_match: str | None = None) -> bytes:
         """The whole object `key`, which a batch has asked for, and not taken what came: `reply`, which is used up.
 
-        Errors: as :meth:`get`.
+        `if_match` and errors are as in :meth:`get`.
         """
         if reply.answer is not None:
-            return await self._get_again(self._get_request(key), reply.endpoint)
+            return await self._get_again(self._get_request(key), reply.endpoint, if_match)
         asked = reply.asked
         service = self._service
         if asked is not None and (service is None or service.rotation.of(asked) is None):
             reply.drop()
             asked = None
-        await self._fetch(self._get_request(key), sink := BytesSink(), GetOptions(), asked)
+        await self._fetch(self._get_request(key), sink := BytesSink(), GetOptions(if_match=if_match), asked)
         return sink.data
 
     def _get_request(self, key: str, options: GetOptions = GetOptions()) -> Request:

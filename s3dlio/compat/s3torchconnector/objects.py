@@ -117,6 +117,12 @@ class ObjectInfo(HeadObjectResult):
         return self.meta.key
 
 
+class HeldObjectInfo(ObjectInfo):
+    """One object as a manifest describes it: another one, where it is read, is an error."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ListObjectResult:
     """One page of a listing, in the server's order."""

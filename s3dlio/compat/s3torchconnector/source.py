@@ -22,8 +22,9 @@ from ...blocking.prefetch import Want
 from ...blocking.readahead import ReadAhead
 from ...blocking.store import BlockingStore
 from ...model import GetResult, ObjectMeta
+from ...versions import check_size
 from .errors import OBJECT_ABSENT, translated
-from .objects import HasSize, HeadObjectResult, known_meta
+from .objects import HasSize, HeadObjectResult, HeldObjectInfo, known_meta
 
 GetObjectInfo = Callable[[], HasSize]
 GetStream = Callable[..., Iterator[bytes]]
@@ -46,7 +47,7 @@ class ReadGroup(Protocol):
 
 
 class StoredObject:
-    """One object of a store. Errors leave its methods as `S3Exception`."""
+    """One object of a store; where `info` is from a manifest, that version alone. Errors come out as `S3Exception`."""
 
     __slots__ = ("_group", "_info", "_position", "bucket", "key", "known", "store")
 
@@ -74,7 +75,7 @@ class StoredObject:
     @property
     def want(self) -> Want:
         """This object, for read-ahead."""
-        return Want(self.store, self.key, self.known)
+        return Want(self.store, self.key, self.known, held=isinstance(self._info, HeldObjectInfo))
 
     @property
     def part_size(self) -> int:
@@ -109,7 +110,7 @@ class StoredObject:
         with translated():
             if self._group is not None:
                 return self._group.body(self._position, self.want)
-            return self.store.get(self.key, known=self.known)
+            return self.want.read()
 
     def first_part(self) -> tuple[bytes, ObjectMeta]:
         if self._group is not None and self._group.small:
@@ -128,17 +129,22 @@ class StoredObject:
 
     def begin_fill(self, view: memoryview, start: int, etag: str | None) -> Job[GetResult]:
         """Begin to receive the bytes from `start` straight into `view`. Errors of the job: `StoreError`."""
-        return self.store.begin_get_into(self.key, view, start=start, if_match=etag)
+        return self.store.begin_get_into(self.key, view, start=start, if_match=etag or self.want.pin)
 
     def fill(self, view: memoryview, start: int, etag: str | None) -> ObjectMeta:
         with translated():
-            return self.store.get_into(self.key, view, start=start, if_match=etag).meta
+            return self._checked(self.store.get_into(self.key, view, start=start, if_match=etag or self.want.pin))
 
     def _piece(self, start: int, end: int | None, etag: str | None) -> tuple[bytes, ObjectMeta]:
         stop = start + self.part_size if end is None else min(end, start + self.part_size)
         with translated():
-            data, result = self.store.read_range(self.key, start, stop, if_match=etag)
-        return data, result.meta
+            data, result = self.store.read_range(self.key, start, stop, if_match=etag or self.want.pin)
+            return data, self._checked(result)
+
+    def _checked(self, result: GetResult) -> ObjectMeta:
+        if self.known is not None and self.want.held:
+            check_size(self.known, result.meta.size, self.bucket)
+        return result.meta
 
 
 def _arrive(store: BlockingStore, bucket: str, key: str, info: HasSize | None, group: ReadGroup | None) -> StoredObject:
