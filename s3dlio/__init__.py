@@ -7,8 +7,9 @@ Three ways in, one engine:
     async with s3dlio.open_store("s3://bucket/prefix") as store:    Trio: the engine itself
 
 Public are this package, :mod:`s3dlio.aio`, :mod:`s3dlio.stores`, :mod:`s3dlio.alignment`, :mod:`s3dlio.blocking`,
-:mod:`s3dlio.compat`, :mod:`s3dlio.numpy`, :mod:`s3dlio.opentelemetry`, :mod:`s3dlio.safetensors` and
-:mod:`s3dlio.shards`. How it is built stands in the README; a walk through it is `docs/design.md`.
+:mod:`s3dlio.compat`, :mod:`s3dlio.manifest`, :mod:`s3dlio.numpy`, :mod:`s3dlio.opentelemetry`,
+:mod:`s3dlio.safetensors` and :mod:`s3dlio.shards`. How it is built stands in the README; a walk through
+it is `docs/design.md`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ PUBLIC = (
     "s3dlio.stores",
     "s3dlio.alignment",
     "s3dlio.blocking",
+    "s3dlio.manifest",
     "s3dlio.numpy",
     "s3dlio.opentelemetry",
     "s3dlio.safetensors",

@@ -117,7 +117,7 @@ def sync(
     store that lists in no order, such as S3's directory buckets; `StoreError` of a listing.
     """
     here, there = (
-        _Place(_uri(each), each_config).as_folder()
+        _Place(uri_of(each), each_config).as_folder()
         for each, each_config in ((source, config), (target, target_config or config))
     )
     return _send_tree(
@@ -172,7 +172,8 @@ def _copying(
     return Task((source,), here.store, begin, min(meta.size, here.config.memory_limit))
 
 
-def _uri(place: Path) -> str:
+def uri_of(place: Path) -> str:
+    """The URI of a place, which is one, or a path."""
     return place if isinstance(place, str) else _file_uri(place)
 
 
