@@ -26,6 +26,7 @@ BY_SCHEME = {
     "azure": "az",
     "google": "gs",
     "resume": "s3",
+    "manifests": "s3",
 }
 OF_TORCHDATA = "ignore:'set_vital' is deprecated"
 """A warning that torchdata's loader causes, and its users cannot avoid."""

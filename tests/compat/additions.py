@@ -12,6 +12,8 @@ ADDITIONS = {
     "s3iterable_dataset.S3IterableDataset.from_prefix(seed)": "the same",
     "s3iterable_dataset.S3IterableDataset.from_objects(shuffle)": "the same",
     "s3iterable_dataset.S3IterableDataset.from_objects(seed)": "the same",
+    "s3iterable_dataset.S3IterableDataset.from_manifest": "what a prefix held, written down: nothing is listed",
+    "s3map_dataset.S3MapDataset.from_manifest": "the same",
     "s3iterable_dataset.S3IterableDataset.set_epoch": "the number of the next epoch, also for workers that stay",
     "s3iterable_dataset.S3IterableDataset.state_dict": "where the iteration is; `StatefulDataLoader` calls it",
     "s3iterable_dataset.S3IterableDataset.load_state_dict": "to go on there",

@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
+from ...blocking.transfers import uri_of
+from ...manifest import Manifest
+from ...manifest.mapped import load_from
+from ...model import ListPage
 from ._s3bucket_key_data import S3BucketKeyData, record_of
 from ._s3client import S3Client
 from ._s3client._s3client import ReaderConstructor, reader_of
 from .columns import Listing
+from .errors import translated
+from .objects import HeldObjectInfo
 from .s3reader import S3Reader
 from .source import StoredObject
+from .uri import AnyPath, split_uri
 from .uri import parse_s3_uri as parse_s3_uri
-from .uri import split_uri
 
 Transform = Callable[[S3Reader], Any]
 GetDatasetObjects = Callable[[S3Client], Iterable[S3BucketKeyData]]
@@ -29,6 +35,19 @@ def get_objects_from_prefix(s3_uri: str, client: S3Client) -> Listing:
     """The objects whose keys begin with the key of `s3_uri`, listed page by page."""
     uri = split_uri(s3_uri)
     return Listing(uri.scheme, uri.bucket, client.pages(uri))
+
+
+def get_objects_from_manifest(manifest: Manifest, client: S3Client) -> Listing:
+    """The objects that `manifest` tells of, in its order."""
+    place = manifest.header.place
+    return Listing(place.scheme, place.bucket, iter([ListPage(manifest.objects)]), HeldObjectInfo)
+
+
+def manifest_at(place: AnyPath, client: S3Client) -> Manifest:
+    """The manifest that is a file, or an object that `client` reaches. Errors: `S3Exception`; `ValueError`."""
+    uri = split_uri(uri_of(place))
+    with translated():
+        return load_from(client.store(uri.bucket, uri.scheme), uri.key)
 
 
 def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> list[S3BucketKeyData]:

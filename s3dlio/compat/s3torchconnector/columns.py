@@ -2,23 +2,25 @@
 
 A bucket has many keys, and a dataset goes to every worker as a pickle. There a column of numbers is one buffer, one
 that says the same of all objects is one value, and records are made when they are looked at. So are they on the way
-here: a page of a listing is columns already, and becomes a part of the whole.
+here: a page of a listing is columns already, and becomes a part of the whole. Those of a manifest stay in its file.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from inspect import GEN_CREATED, getgeneratorstate
 from itertools import accumulate
 from typing import Any, Protocol, overload
 
+from ...errors import StoreError
 from ...model import FIELDS, ListPage, ObjectColumns, ObjectMeta
 from ._s3bucket_key_data import S3BucketKeyData, SchemeKeyData, record_of
-from .objects import ObjectInfo
+from .errors import s3_exception, translated
+from .objects import HeldObjectInfo, ObjectInfo
 
 _START = datetime.fromtimestamp(0, UTC)
 _TICK = timedelta(microseconds=1)
@@ -59,17 +61,24 @@ def _column(values: Sequence[Any]) -> _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Some records, one after the other; at least one. Without `told` nothing is known of the objects."""
+    """Some records, one after the other; at least one. Without `told` nothing is known of the objects.
+
+    What is told is of a `kind`: from a listing, or from a manifest.
+    """
 
     keys: Sequence[str]
     buckets: _Column
     schemes: _Column
     told: Mapping[str, _Column] | None
+    kind: type[ObjectInfo] = ObjectInfo
 
     def record(self, i: int) -> S3BucketKeyData:
-        key, info = self.keys[i], None
-        if self.told is not None:
-            info = ObjectInfo.of(ObjectMeta(key, **{name: column[i] for name, column in self.told.items()}))
+        try:
+            key, info = self.keys[i], None
+            if self.told is not None:
+                info = self.kind.of(ObjectMeta(key, **{name: column[i] for name, column in self.told.items()}))
+        except StoreError as error:
+            raise s3_exception(error) from error
         return record_of(self.schemes[i], self.buckets[i], key, info)
 
 
@@ -77,6 +86,10 @@ def _told(objects: Sequence[ObjectMeta]) -> dict[str, _Column]:
     """What a listing tells of the objects beside their keys."""
     columns = ((name, [*column]) for name, column in ObjectColumns.of(objects).columns.items() if name != "key")
     return {name: _column(values) for name, values in columns if any(value != FIELDS[name] for value in values)}
+
+
+def _as_it_is(objects: ObjectColumns) -> dict[str, _Column]:
+    return {name: column for name, column in objects.columns.items() if name != "key"}
 
 
 def _part_of(records: Sequence[S3BucketKeyData]) -> _Part:
@@ -115,15 +128,25 @@ class Columns(Sequence[S3BucketKeyData]):
 
 
 class Listing(Iterator[S3BucketKeyData]):
-    """The records of what a store lists in `bucket`, in the order of its `pages`, each asked for when it is needed."""
+    """The records of what a store lists in `bucket`, in the order of its `pages`, each asked for when it is needed.
 
-    def __init__(self, scheme: str, bucket: str, pages: Iterator[ListPage]) -> None:
+    Pages of `HeldObjectInfo` are those of a manifest, whose columns are kept as they are.
+    """
+
+    def __init__(
+        self, scheme: str, bucket: str, pages: Iterator[ListPage], kind: type[ObjectInfo] = ObjectInfo
+    ) -> None:
         self._scheme = scheme
         self._bucket = bucket
         self._pages = pages
-        self._records = (
-            record_of(scheme, bucket, meta.key, ObjectInfo.of(meta)) for page in pages for meta in page.objects
-        )
+        self._kind = kind
+        self._records = self._each()
+
+    def _each(self) -> Generator[S3BucketKeyData]:
+        with translated():
+            for page in self._pages:
+                for meta in page.objects:
+                    yield record_of(self._scheme, self._bucket, meta.key, self._kind.of(meta))
 
     def __iter__(self) -> Iterator[S3BucketKeyData]:  # noqa: PYI034 - the generator itself is quicker
         return self._records
@@ -138,9 +161,10 @@ class Listing(Iterator[S3BucketKeyData]):
 
     def in_columns(self) -> Columns:
         """All records, none of which was taken yet; none is made."""
+        told = _as_it_is if self._kind is HeldObjectInfo else _told
         bucket, scheme = _Same(self._bucket), _Same(self._scheme)
         pages = (ObjectColumns.of(page.objects) for page in self._pages if page.objects)
-        return Columns(_Part(page.columns["key"], bucket, scheme, _told(page)) for page in pages)
+        return Columns(_Part(page.columns["key"], bucket, scheme, told(page), self._kind) for page in pages)
 
 
 def in_columns(records: Iterable[S3BucketKeyData]) -> Sequence[S3BucketKeyData]:

@@ -24,21 +24,25 @@ from ._s3dataset_common import (
     DatasetObjects,
     GetDatasetObjects,
     Transform,
+    get_objects_from_manifest,
     get_objects_from_prefix,
     get_objects_from_uris,
     identity,
+    manifest_at,
 )
 from .columns import Listing, in_columns
 from .epochs import Position, positions_in, together
 from .ranks import found_by_one_rank, rank_and_world_size
 from .source import Iteration, StoredObject
+from .uri import AnyPath
 
 
 class S3IterableDataset(IterableDataset[Any]):
     """Objects to iterate over, any number of times; each time they are listed again.
 
-    Mostly it is made by :meth:`from_prefix` or :meth:`from_objects`; else `get_dataset_objects`, called with an
-    `S3Client` when the iteration begins, gives records with `bucket`, `key` and `object_info` (or `None`).
+    Mostly it is made by :meth:`from_prefix`, :meth:`from_manifest` or :meth:`from_objects`; else `get_dataset_objects`,
+    called with an `S3Client` when the iteration begins, gives records with `bucket`, `key` and `object_info` (or
+    `None`).
 
     `region` is that of the bucket, `endpoint` the URL of its service; where they are `None`, the environment names
     them. `transform` makes an item of an `S3Reader`; by default the reader is the item. `s3client_config` is an
@@ -139,6 +143,42 @@ class S3IterableDataset(IterableDataset[Any]):
         return cls(
             region,
             partial(get_objects_from_uris, object_uris),
+            endpoint=endpoint,
+            transform=transform,
+            s3client_config=s3client_config,
+            enable_sharding=enable_sharding,
+            reader_constructor=reader_constructor,
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: AnyPath,
+        *,
+        region: str | None = None,
+        endpoint: str | None = None,
+        transform: Transform = identity,
+        s3client_config: S3ClientConfig | None = None,
+        enable_sharding: bool = False,
+        reader_constructor: ReaderConstructor | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> Self:
+        """All objects that a manifest tells of (:mod:`s3dlio.manifest`), in its order; nothing is listed.
+
+        `manifest` is its URI, or a file's `pathlib.Path`. It is opened now, in the same memory for all workers. Readers
+        are held to the sizes and etags in it: an object that was replaced since is an `S3Exception`, whose cause is an
+        :class:`s3dlio.ObjectChangedError`. `region` and `endpoint` are those of the manifest, too; the
+        others are as in :meth:`from_prefix`: `transform`, `s3client_config`, `enable_sharding`,
+        `reader_constructor`, `shuffle`, `seed`.
+        Errors: `S3Exception` where the manifest cannot be read, or is none; `ValueError` for its URI.
+        """
+        client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
+        return cls(
+            region,
+            partial(get_objects_from_manifest, manifest_at(manifest, client)),
             endpoint=endpoint,
             transform=transform,
             s3client_config=s3client_config,

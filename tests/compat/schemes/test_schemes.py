@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import ChainDataset, DataLoader
 
 import s3dlio
+from s3dlio import manifest
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3Exception, S3IterableDataset, S3MapDataset, S3Reader
 from s3dlio.urls import parse_uri
 
@@ -113,6 +115,20 @@ def test_a_dataset_of_any_kind(place: Place, folder: str) -> None:
     assert [named[0], named[-1]] == [BODIES["003.bin"], BODIES["001.bin"]]
     unread = S3MapDataset.from_prefix(folder)
     assert pickle.loads(pickle.dumps([unread[0], unread[1]]))[1].read() == BODIES["001.bin"]
+
+
+def test_a_manifest_holds_reads_to_what_it_tells(folder: str, tmp_path: Path) -> None:
+    manifest.create(folder, tmp_path / "manifest")
+    dataset = S3IterableDataset.from_manifest(tmp_path / "manifest")
+    assert [item.read() for item in dataset] == list(BODIES.values())
+    s3dlio.put(folder + "007.bin", BODIES["007.bin"].upper())
+    failed: dict[str, Any] = {}
+    for item in dataset:
+        try:
+            item.read()
+        except S3Exception as error:
+            failed[item.key[-7:]] = error.__cause__
+    assert {name: type(cause) for name, cause in failed.items()} == {"007.bin": s3dlio.ObjectChangedError}
 
 
 def test_forked_workers_share_a_dataset_of_any_kind(folder: str) -> None:
