@@ -36,6 +36,12 @@ def _bench(arguments: Namespace) -> None:
     bench(arguments)
 
 
+def _manifest(arguments: Namespace) -> int:
+    from .manifests import manifest
+
+    return manifest(arguments)
+
+
 _COMMANDS: dict[str, Command] = {
     "ls": looking.ls,
     "cat": looking.cat,
@@ -49,6 +55,7 @@ _COMMANDS: dict[str, Command] = {
     "rm": sending.rm,
     "run": _run_lines,
     "bench": _bench,
+    "manifest": _manifest,
     "doctor": _doctor,
     "completion": _complete,
 }
