@@ -6,6 +6,7 @@ from .alignment.buffers import fresh_bytes
 from .errors import ErrorContext, RangeError
 from .model import BoundedRange, GetRange, ObjectMeta, OffsetRange, SuffixRange
 from .transfer import ParallelStore
+from .versions import pin_of
 
 
 def range_of(start: int, end: int | None) -> GetRange | None:

@@ -13,7 +13,7 @@ from ..alignment.compiled import directory
 from ..blocking.store import BlockingStore
 from ..errors import ErrorContext, StoreError
 from ..model import ObjectMeta
-from ..slices import pin_of
+from ..versions import pin_of
 
 _FILES = ("file", "direct")
 
