@@ -28,7 +28,8 @@ TAIL = 2 * _LEAST
 """Bytes at the end of a zip in which its end record is found, behind the longest comment."""
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-_LOCAL = struct.Struct("<4s22xHH")
+_LOCAL = struct.Struct("<4s2xH18xHH")
+_UTF8 = 0x800
 _INFLATED_AT_MOST = 1032
 """Times as long as what it was made of. Source: zlib's "Technical Details"."""
 
@@ -171,7 +172,7 @@ def content_of(
         raise UnsupportedError(
             f"member {name!r} is compressed by method {said.method}, not stored or deflated", context
         )
-    packed = _packed(data, said.packed)
+    packed = _packed(data, member.name, said.packed)
     if packed is None or said.size > said.packed * _INFLATED_AT_MOST:
         raise FormatError(f"member {name!r} is not where, or not as long as, the zip says", context)
     content = packed if said.method == _STORED else _inflated(packed, allocate(said.size))
@@ -182,14 +183,15 @@ def content_of(
     return content
 
 
-def _packed(data: memoryview, length: int) -> memoryview | None:
-    """The `length` bytes behind the local header that `data` begins with, if they are there."""
+def _packed(data: memoryview, name: str, length: int) -> memoryview | None:
+    """The `length` bytes behind the local header, that of `name`, which `data` begins with, if they are there."""
     if len(data) < _LOCAL.size:
         return None
-    signature, name, extra = _LOCAL.unpack_from(data)
-    start = _LOCAL.size + name + extra
-    found = data[start : start + length]
-    return found if signature == b"PK\3\4" and len(found) == length else None
+    signature, flags, named, extra = _LOCAL.unpack_from(data)
+    begun = _LOCAL.size + named
+    told = bytes(data[_LOCAL.size : begun]).decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+    found = data[begun + extra : begun + extra + length]
+    return found if signature == b"PK\3\4" and told == name and len(found) == length else None
 
 
 def _inflated(packed: memoryview, target: memoryview) -> memoryview | None:

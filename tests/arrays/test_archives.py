@@ -174,6 +174,7 @@ def test_a_zip_whose_directory_lies_is_a_format_error(data: bytes) -> None:
         edited(TWO, DIRECTORY, 24, 0x7FFFFFFF),  # longer than what is stored
         edited(TWO, LOCAL, 28, 0xFFFF, 2),  # the local header reaches past the member
         edited(TWO, LOCAL, 0, 0),
+        edited(TWO, LOCAL, 30, ord("z"), 1),  # the local header has another name
         edited(DEFLATED, DIRECTORY, 24, 0x7FFFFFFF),  # two gigabytes, of a few bytes
         edited(DEFLATED, DIRECTORY, 24, 99),
         edited(DEFLATED, DIRECTORY, 24, 101),
