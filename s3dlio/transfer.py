@@ -300,7 +300,11 @@ class ParallelStore(WrapperStore):
         return await copy_in_parts(self.inner, begun, max(self.part_size, COPY_PART), self._limiter)
 
     async def list(self, prefix: str = "", *, delimiter: str = "", start_after: str = "") -> AsyncGenerator[ListPage]:
-        """As :meth:`ObjectStore.list`; of large folders several are listed at once, where the store can do that."""
+        """All pages of what starts with `prefix`. While one is looked at, the next is on its way.
+
+        With a `delimiter`, keys that have it after the prefix are shown once for all. Keys up to `start_after` are
+        passed over. Of large folders several are listed at once, where the store can do that.
+        """
         options = ListOptions(delimiter, start_after)
         page = await self.list_page(prefix, options)
         rest = self.pages_from(prefix, options, page)

@@ -237,11 +237,7 @@ class BlockingPortal:
         """On the loop: close the store as soon as nobody uses it any more."""
         self._retired.add(store)
         for each in (store, *store.replicas):
-            weakref.finalize(store, self.leave, each.inner.aclose)
-
-    def leave(self, function: Callable[[], Awaitable[object]]) -> None:
-        """Have `function()` run on the loop, soon. Does nothing in a forked child or after the loop has ended."""
-        self.soon(self._start, Job(self, function))
+            weakref.finalize(store, self.soon, self._start, Job(self, each.inner.aclose))
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Run a plain function on the loop, soon. Does nothing in a forked child or after the loop has ended."""

@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..auth.environment import environment_mark
@@ -26,7 +25,7 @@ from ..part_writer import PartWriter
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore
 from ..urls import Uri, open_store, parse_object_uri, parse_uri
-from .portal import BlockingPortal, Job, portal
+from .portal import BlockingPortal, HeldContext, Job, portal
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -164,20 +163,35 @@ class BlockingStore:
         With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Of large
         folders several are listed at once, where the store can do that.
         """
-        here, page = portal(), None
-        pages: AsyncGenerator[ListPage] | None = None
+        here, held, page = portal(), None, None
         try:
             while True:
-                if pages is None or here is not portal():  # a forked child has to ask anew
-                    _end(here, pages)
+                if held is None or here is not portal():  # a forked child has to ask anew
+                    _end(here, held)
                     here = portal()
-                    pages = self.call(partial(_pages_after, page=page, prefix=prefix, delimiter=delimiter))
-                page = here.call(anext, pages, None)
+                    held = here.enter(self._listing(here, page, prefix, delimiter))
+                page = here.call(anext, held.value, None)
                 if page is None:
                     return
                 yield page
         finally:
-            _end(here, pages)
+            _end(here, held)
+
+    @asynccontextmanager
+    async def _listing(
+        self, here: BlockingPortal, page: ListPage | None, prefix: str, delimiter: str
+    ) -> AsyncIterator[AsyncGenerator[ListPage]]:
+        """What follows `page`, or all of the listing."""
+        store, options = self.opened(here), ListOptions(delimiter)
+        if page is None:
+            pages = store.list(prefix, delimiter=delimiter)
+        elif page.token is None and page.objects and store.lists_from_keys and not delimiter:
+            pages = store.list(prefix, start_after=page.objects[-1].key)
+        else:
+            pages = store.pages_from(prefix, options, page)
+            await anext(pages)
+        async with aclosing(pages):
+            yield pages
 
     def list_page(self, prefix: str = "", options: ListOptions = ListOptions()) -> ListPage:
         """One page of what starts with `prefix`; `options` say which, and of how many entries."""
@@ -199,25 +213,12 @@ class BlockingStore:
         return BlockingWriter(self, key, options)
 
 
-def _end(here: BlockingPortal, pages: AsyncGenerator[ListPage] | None) -> None:
-    """End a listing that is done on the loop of `here`. Does not wait."""
-    if pages is not None and here.pid == os.getpid():
-        here.leave(pages.aclose)
-    elif pages is not None:
-        _of_parents.append(pages)
-
-
-async def _pages_after(
-    store: ParallelStore, *, page: ListPage | None, prefix: str, delimiter: str
-) -> AsyncGenerator[ListPage]:
-    """What follows `page`, or all of the listing."""
-    if page is None:
-        return store.list(prefix, delimiter=delimiter)
-    if page.token is None and store.lists_from_keys:
-        return store.list(prefix, start_after=page.objects[-1].key if page.objects else "")
-    pages = store.pages_from(prefix, ListOptions(delimiter), page)
-    await anext(pages)
-    return pages
+def _end(here: BlockingPortal, listing: HeldContext[AsyncGenerator[ListPage]] | None) -> None:
+    """End a listing that is on the loop of `here`. Does not wait."""
+    if listing is not None and here.pid == os.getpid():
+        listing.drop()
+    elif listing is not None:
+        _of_parents.append(listing)
 
 
 class Places:

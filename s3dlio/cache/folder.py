@@ -77,11 +77,19 @@ class Folder:
         except OSError:
             return None
 
+    def _make(self, folder: str) -> None:
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            os.makedirs(self.path, 0o700, exist_ok=True)  # by itself: those above it get the rights that all have
+            os.makedirs(folder, 0o700, exist_ok=True)
+
     def write(self, name: str, data: memoryview, *, proven: bool) -> None:
         """Keep `data` as the chunk `name`. Errors: `OSError`; then what was there before is."""
         path = self._path(name)
-        for folder in (self.path, os.path.dirname(path)):  # one by one: those above get the rights that all have
-            os.makedirs(folder, 0o700, exist_ok=True)
+        self._make(os.path.dirname(path))
         temporary = f"{path}.{secrets.token_hex(4)}.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

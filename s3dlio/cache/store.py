@@ -236,6 +236,8 @@ class CachedStore(ParallelStore):
         name, piece, view = wanted
         self._coming[name] = over = trio.Event()
         try:
+            if (found := await self._read(wanted)) is not None:  # it was kept since it was looked for
+                return found
             async with self._fetching:
                 chunk = view if piece.whole else fresh_bytes(piece.length)[1]
                 proven = await self._receive(key, meta, chunk, piece.first)
