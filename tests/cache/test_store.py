@@ -251,10 +251,11 @@ async def test_who_waits_for_a_chunk_that_fails_fetches_it(store: CachedStore, i
     etag = (await store.head("key")).etag
     await store.get_range("key", BoundedRange(0, 1), if_match=etag)
     inside.calls.clear()
-    begun = trio.Event()
+    asked, begun = trio.Event(), trio.Event()
 
     async def fail_first(name: str, number: int) -> None:
         if number == 1:
+            asked.set()
             await begun.wait()
             raise NotFoundError("gone for a moment")
 
@@ -268,6 +269,7 @@ async def test_who_waits_for_a_chunk_that_fails_fetches_it(store: CachedStore, i
     inside.during = fail_first
     async with sibling_tasks() as nursery:
         nursery.start_soon(first)
+        await asked.wait()
         nursery.start_soon(second)
         await trio.testing.wait_all_tasks_blocked(0.02)
         begun.set()
