@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from compileall import compile_dir
 from dataclasses import asdict
 from functools import partial
@@ -79,7 +79,7 @@ def measure(client: str, case: Case, server: Server, rust: str | None, limit: fl
 
 def all_measurements(
     clients: Sequence[str], servers: dict[Case, Server], rounds: int, rust: str | None, limit: float
-) -> list[Measurement]:
+) -> Iterator[Measurement]:
     """Round by round, case by case, client by client."""
     turns = [
         (client, case, server, rust, limit)
@@ -87,7 +87,8 @@ def all_measurements(
         for client in clients
         if _takes_part(client, case, server)
     ]
-    return [measure(*turn) for turn in tqdm(turns * rounds, desc="measuring", disable=None)]
+    for turn in tqdm(turns * rounds, desc="measuring", disable=None):
+        yield measure(*turn)
 
 
 def _takes_part(client: str, case: Case, server: Server) -> bool:
@@ -99,8 +100,8 @@ def _takes_part(client: str, case: Case, server: Server) -> bool:
 
 def run(
     plan: Sequence[Case], clients: Sequence[str], rounds: int, rust: str | None, limit: float = TIME_LIMIT
-) -> tuple[str, list[Measurement]]:
-    """The name of the server, and all measurements."""
+) -> Iterator[tuple[str, Measurement]]:
+    """The name of the server, and a measurement, as they are made."""
     with tempfile.TemporaryDirectory(prefix="s3dlio-bench-") as name:
         near, far = Path(name) / "near", Path(name) / "far"
         stored = list({case.bucket: case for case in plan if case.reads}.values())
@@ -108,7 +109,8 @@ def run(
             write_objects(far if case.slow else near, case)
         with fast_server(near, stored) as fast, slow_server(far) as slow, sink_server(near) as sink:
             servers = {case: slow if case.slow else fast if case.reads else sink for case in plan}
-            return fast.name, all_measurements(clients, servers, rounds, rust, limit)
+            for measurement in all_measurements(clients, servers, rounds, rust, limit):
+                yield fast.name, measurement
 
 
 def arguments() -> argparse.Namespace:
@@ -122,22 +124,31 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def report(page: str, plan: Sequence[Case], measurements: Sequence[Measurement], folder: Path | None) -> None:
+    """Print the page, and write it to `folder` beside plots and all measurements."""
+    print(page)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(page)
+        (folder / "measurements.json").write_text(json.dumps([asdict(one) for one in measurements], indent=1))
+        draw(plan, Results(measurements), folder)
+
+
 def main() -> None:
     options = arguments()
     compile_dir(ROOT / "s3dlio", quiet=1)  # as an installer does with the others
     wanted = options.cases or (_OF_MANY_CORES if options.short else [])
     plan = [case for case in cases(quick=options.quick) if not wanted or case.name in wanted]
     rounds = options.rounds or (1 if options.quick or options.short else 3)
+    limit = SHORT_LIMIT if options.short else TIME_LIMIT
     versions = installed(options.rust)
-    server, measurements = run(plan, list(versions), rounds, options.rust, SHORT_LIMIT if options.short else TIME_LIMIT)
-    results = Results(measurements)
-    page = document(plan, results, versions, server, rounds)
-    print(page)
-    if options.write:
-        options.write.mkdir(parents=True, exist_ok=True)
-        (options.write / "README.md").write_text(page)
-        (options.write / "measurements.json").write_text(json.dumps([asdict(one) for one in measurements], indent=1))
-        draw(plan, results, options.write)
+    found = list[tuple[str, Measurement]]()
+    try:
+        found.extend(run(plan, list(versions), rounds, options.rust, limit))
+    finally:  # an interrupt leaves what was measured
+        measurements = [measurement for _, measurement in found]
+        server = found[0][0] if found else "none"
+        report(document(plan, Results(measurements), versions, server, rounds), plan, measurements, options.write)
 
 
 if __name__ == "__main__":
