@@ -16,6 +16,7 @@ closes the generator.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from contextlib import aclosing
 import trio
 
 from .model import ListPage, ObjectColumns
+from .observers import span_ended
 from .siblings import sibling_tasks
 from .stores.store import Ahead, ObjectStore
 
@@ -67,7 +69,7 @@ def entries(page: ListPage, after: str) -> Iterator[ListPage | str]:
 async def list_folders(store: ObjectStore, prefix: str, after: str) -> AsyncGenerator[ListPage]:
     """The pages of what starts with `prefix` and comes after the key `after`. Errors: `StoreError`."""
     listing = _Folders(store, prefix, after)
-    ahead = Ahead(listing.run)
+    ahead, begun = Ahead(listing.run), time.monotonic()
     try:
         async for folder in listing.found:
             whole = False
@@ -76,7 +78,9 @@ async def list_folders(store: ObjectStore, prefix: str, after: str) -> AsyncGene
                     whole = True
                     break
                 after = page.objects[-1].key
+                span_ended("list", begun)
                 yield page
+                begun = time.monotonic()
             if not whole:
                 break
         await ahead.result()

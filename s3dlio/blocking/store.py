@@ -20,6 +20,7 @@ from ..auth.environment import environment_mark
 from ..config import Config
 from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RangeError, StoreError
+from ..folders import has_large_folders
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..part_writer import PartWriter
 from ..stores.store import BytesSink
@@ -163,17 +164,18 @@ class BlockingStore:
         With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Of large
         folders several are listed at once, where the store can do that.
         """
-        here, held, page = portal(), None, None
+        here, held, page, in_folders = portal(), None, None, False
         try:
-            while True:
+            while page is None or page.token is not None or in_folders:
                 if held is None or here is not portal():  # a forked child has to ask anew
                     _end(here, held)
                     here = portal()
                     held = here.enter(self._listing(here, page, prefix, delimiter))
-                page = here.call(anext, held.value, None)
-                if page is None:
+                coming = here.call(anext, held.value, None)
+                if coming is None:
                     return
-                yield page
+                in_folders = in_folders or (page is None and has_large_folders(coming, prefix))
+                yield (page := coming)
         finally:
             _end(here, held)
 

@@ -6,6 +6,7 @@ Splitting large objects into parallel parts is :mod:`s3dlio.transfer`'s work, on
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -47,7 +48,7 @@ from ..model import (
     Upload,
     resolve,
 )
-from ..observers import Observer
+from ..observers import Observer, span_ended
 
 T = TypeVar("T")
 
@@ -242,7 +243,9 @@ class ObjectStore(ABC):
             options, coming = following, Ahead(partial(self.list_page, prefix, following))
             try:
                 yield page
+                begun = time.monotonic()
                 page = await coming.result()
+                span_ended("list", begun)
             finally:
                 await coming.aclose()
         yield page

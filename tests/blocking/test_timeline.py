@@ -146,6 +146,16 @@ def test_waiting_is_attributed(store: BlockingStore, path: Path, read: Callable[
         assert "ListObjectsV2" in {event["name"] for event in events}
 
 
+def test_a_page_that_was_asked_for_ahead_is_waited_for_as_a_listing(tmp_path: Path, path: Path) -> None:
+    (folder := tmp_path / "listed").mkdir()
+    for number in range(1001):
+        (folder / str(number)).touch()
+    store = BlockingStore(parse_uri(f"file://{folder}"), Config())
+    with s3dlio.trace(path):
+        assert len(list(store.list_pages())) == 2
+    assert ours(complete(path))["list"] > 0
+
+
 def test_nothing_overlaps_on_a_row(store: BlockingStore, path: Path) -> None:
     with s3dlio.trace(path):
         a_group(store)

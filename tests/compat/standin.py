@@ -24,7 +24,7 @@ class StandIn:
     requests: list[tuple[str, int | None, int | None, str | None]] = field(default_factory=list)
     failure: StoreError | None = None
 
-    def get(self, key: str, *, known: ObjectMeta | None = None) -> bytes:
+    def get(self, key: str, *, known: ObjectMeta | None = None, if_match: str | None = None) -> bytes:
         self._log("get", key)
         return self.objects[key]
 
