@@ -129,10 +129,10 @@ class ReadableFile:
     def __init__(self, fd: int, opener: Opener, context: ErrorContext) -> None:
         try:
             self._context = context
-            status = os.fstat(fd)
+            content_type, metadata = _attributes(fd, context)
+            status = os.fstat(fd)  # now, as sysfs sets a file's time when its attributes are first looked at
             meta = describe(context.key or "", status)
             self.mode = status.st_mode
-            content_type, metadata = _attributes(fd, context)
             described = content_type is not None or metadata
             self.meta = replace(meta, content_type=content_type, metadata=metadata) if described else meta
             if not meta.size and os.pread(fd, 1, 0):  # an empty file is looked at twice: some only say that they are

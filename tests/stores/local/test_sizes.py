@@ -56,6 +56,26 @@ async def test_a_file_without_a_size_is_an_error(
 
 
 @pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("read", READS[:2])
+async def test_a_look_at_attributes_may_set_the_time(
+    kind: type[LocalStore],
+    read: Callable[[ObjectStore, str], Awaitable[object]],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As sysfs does, once for each file after the machine was started."""
+    (folder / "file").write_bytes(BODY)
+
+    def look(fd: int) -> list[str]:
+        os.utime(fd, (1, 1))
+        return []
+
+    monkeypatch.setattr(os, "listxattr", look)
+    async with kind(folder) as store:
+        assert await read(store, "file") == BODY
+
+
+@pytest.mark.parametrize("kind", STORES)
 async def test_nor_is_it_described_or_copied(kind: type[LocalStore], folder: Path) -> None:
     async with kind("/") as store:
         target = str(folder / "copy")[1:]
