@@ -37,6 +37,8 @@ class Case:
     """From the server that answers late, by plain iteration or by as many requests at once as the client likes."""
     tls: bool = False
     """Over TLS, by the clients that can be told whom to trust."""
+    checked: bool = False
+    """The server tells a checksum of each object, so this library compares it, or is told not to."""
     busy: bool = False
     """While another thread of the process computes, in Python, without an end."""
     think: float = 0.0
@@ -138,8 +140,9 @@ def cases(*, quick: bool) -> list[Case]:
         replace(case, name=f"{case.name}, busy", title=f"{case.title}, {beside}", passes=1, busy=True)
         for case in (large, small, *encrypted)
     ]
+    checked = replace(large, name="checked", title=f"{large.title}, with checksums", bucket="checked", checked=True)
     tensors = replace(large, name="load", title=f"{large.title} as tensors, on a GPU where there is one", verb="load")
-    reads = [large, tensors, small, *_late(small), *encrypted, *crowded, *_consumed(small)]
+    reads = [large, checked, tensors, small, *_late(small), *encrypted, *crowded, *_consumed(small)]
     return [*reads, *_listings(), *_writes(size)]
 
 

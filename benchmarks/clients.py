@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from . import peers
 from .cases import Case, Job, MiB, Verb, think
 
+_DROP_IN = "s3dlio.compat.s3torchconnector"
 _POOLED_TASKS = 32
 _WRITE = 16 * MiB
 """Bytes of a checkpoint that are written at a time."""
@@ -39,12 +40,14 @@ class Client:
     trusts: bool = True
     """Whether it can be told which authority to trust."""
     small_only: bool = False
+    checks: bool = False
+    """Whether it is one of two that differ in whether they compare checksums."""
     apart: bool = False
     """Whether it lives in another environment, as its package is called like this one."""
 
     def takes_part(self, case: Case) -> bool:
         """Whether it can do this."""
-        fits = self.iterates or not case.by_iteration
+        fits = self.checks if case.checked else self.iterates or not case.by_iteration
         return fits and case.verb in self.acts and not (self.small_only and case.is_large)
 
 
@@ -90,6 +93,12 @@ def _measure_sizes(sizes: Callable[[], Iterable[int]], job: Job) -> None:
                 job.count(size)
                 if case.think:
                     think(case.think)
+
+
+def _iterate_unchecked(module: str, job: Job) -> None:
+    """The same, by who compares no checksums."""
+    os.environ["S3DLIO_CHECKSUMS"] = "off"
+    _iterate(module, job)
 
 
 def _list_dataset(module: str, job: Job) -> None:
@@ -262,7 +271,10 @@ def _receive(connection: socket.socket, view: memoryview) -> int:
 
 CLIENTS = {
     "raw": Client("botocore", "raw socket, one connection", {"get": _raw_socket}, trusts=False),
-    "read": Client("s3dlio", "s3dlio, drop-in", _swapped("s3dlio.compat.s3torchconnector"), iterates=True),
+    "read": Client("s3dlio", "s3dlio, drop-in", _swapped(_DROP_IN), iterates=True, checks=True),
+    "unchecked": Client(
+        "s3dlio", "s3dlio, drop-in, checksums off", {"get": partial(_iterate_unchecked, _DROP_IN)}, checks=True
+    ),
     "pooled": Client("s3dlio", "s3dlio on Trio, into pooled buffers", {"get": _pooled, "list": _list_trio}),
     "many": Client("s3dlio", "s3dlio on Trio, get_many", {"get": _get_many}, small_only=True),
     "s3torchconnector": Client(

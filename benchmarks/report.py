@@ -12,7 +12,8 @@ from .cases import Case, Measurement, MiB
 from .clients import CLIENTS, PEERS
 
 REFERENCE = "s3torchconnector"
-OURS = ("read", "pooled")
+_UNNAMED = ("raw", "pooled", "many", "unchecked")
+"""Those whose package is named with another client."""
 
 
 def speed(case: Case, measurement: Measurement) -> float:
@@ -41,6 +42,7 @@ TARGETS = (
     Target("large", "read", PEERS, 2),
     Target("large", "pooled", PEERS, 2.5),
     Target("large", "pooled", ("raw",), 0.85),
+    Target("checked", "read", ("unchecked",), 0.95),
     Target("small", "read", PEERS, 1.5),
     Target("small", "read", (REFERENCE,), 3),
     Target("small", "pooled", ("aiobotocore",), 10),
@@ -127,7 +129,7 @@ def _row(case: Case, measured: Sequence[Measurement], reference: float) -> str:
 
 def document(plan: Sequence[Case], results: Results, versions: Mapping[str, str], server: str, rounds: int) -> str:
     """The page, in Markdown."""
-    packages = {CLIENTS[name].title: found for name, found in versions.items() if name not in ("raw", "pooled", "many")}
+    packages = {CLIENTS[name].title: found for name, found in versions.items() if name not in _UNNAMED}
     lines = [
         "# Benchmarks",
         "",

@@ -20,6 +20,7 @@ import trio
 import trustme
 
 import s3dlio
+from s3dlio.alignment import Checksum
 from tests.servers.process import HOST, free_ports, running
 from tests.servers.seaweedfs import seaweedfs
 
@@ -46,6 +47,16 @@ http {{
         default "";
         "~(?:^|&)continuation-token=(?<token>[0-9]+)" .$token;
     }}
+    map $uri $checksum {{
+        default "";
+        {checksums}
+    }}
+    map $checksum $checksum_type {{
+        default "FULL_OBJECT";
+        "" "";
+    }}
+    add_header x-amz-checksum-crc64nvme $checksum;
+    add_header x-amz-checksum-type $checksum_type;
     tcp_nopush on;
     keepalive_requests 1000000;
     server {{
@@ -89,7 +100,7 @@ def _environment(endpoint: str) -> dict[str, str]:
 def fast_server(folder: Path, cases: Sequence[Case]) -> Iterator[Server]:
     """A server of the objects in `folder`: nginx where it is installed, else SeaweedFS."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    with _nginx(program, folder) if program else _seaweedfs(folder, cases) as server:
+    with _nginx(program, folder, cases) if program else _seaweedfs(folder, cases) as server:
         yield server
 
 
@@ -112,17 +123,24 @@ def sink_server(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _nginx(program: str, folder: Path) -> Iterator[Server]:
+def _nginx(program: str, folder: Path, cases: Sequence[Case]) -> Iterator[Server]:
     port, tls_port = free_ports(2)
     home = folder.with_name("nginx")
     home.mkdir()
     authority, settings = home / "authority.pem", home / "nginx.conf"
     _certify(authority, home)
     places = {"home": home, "folder": folder, "host": HOST, "port": port, "tls_port": tls_port}
+    places["checksums"] = "\n".join(_told(folder, case) for case in cases if case.checked)
     settings.write_text(_NGINX.format(user=_user(), workers=max(1, (os.cpu_count() or 1) // 2), **places))
     encrypted = _environment(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
     with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
         yield Server("nginx", _environment(f"http://{HOST}:{port}"), encrypted)
+
+
+def _told(folder: Path, case: Case) -> str:
+    """Lines of nginx's, of the checksums of all objects."""
+    sums = {key: Checksum("CRC64NVME", (folder / case.bucket / key).read_bytes()) for key in case.keys}
+    return "\n".join(f'"/{case.bucket}/{key}" "{checksum.base64}";' for key, checksum in sums.items())
 
 
 def _user() -> str:

@@ -140,7 +140,8 @@ class GetResult:
     """What a read delivered: bytes `start` to `end` of the version that `meta` describes.
 
     A sink is told of `excess`: so many bytes more the server is about to send, as it took no notice of the range's end.
-    `verified` says that the store has compared the bytes with a checksum that it was told of them.
+    `verified` says that the store has compared the bytes with a checksum that it was told of them; `computed` is a
+    checksum that was made of them as they came.
     """
 
     meta: ObjectMeta
@@ -148,6 +149,7 @@ class GetResult:
     end: int
     excess: int = 0
     verified: bool = False
+    computed: StoredChecksum | None = None
 
 
 Sink = Callable[[GetResult], memoryview]

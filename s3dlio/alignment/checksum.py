@@ -17,6 +17,7 @@ import ctypes
 import functools
 import sys
 import zlib
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -64,14 +65,19 @@ class Checksum:
         self.value = _extend(ALGORITHMS[self.algorithm], view, self.value)
         self.length += len(view)
 
+    @classmethod
+    def known(cls, algorithm: str, value: int, length: int) -> Checksum:
+        """That of `length` bytes whose `value` is known."""
+        checksum = cls(algorithm)
+        checksum.value, checksum.length = value, length
+        return checksum
+
     def combine(self, other: Checksum) -> Checksum:
         """The checksum of this one's bytes followed by `other`'s. Errors: `ValueError` where the algorithms differ."""
         if other.algorithm != self.algorithm:
             raise ValueError(f"cannot combine {self.algorithm} with {other.algorithm}")
-        joined = Checksum(self.algorithm)
-        joined.value = combine(self.algorithm, self.value, other.value, other.length)
-        joined.length = self.length + other.length
-        return joined
+        value = combine(self.algorithm, self.value, other.value, other.length)
+        return Checksum.known(self.algorithm, value, self.length + other.length)
 
     def digest(self) -> bytes:
         """The value as big-endian bytes: 4 of them, or 8 for CRC64NVME."""
@@ -84,6 +90,36 @@ class Checksum:
 
     def __repr__(self) -> str:
         return f"<Checksum {self.algorithm} {self.base64} of {self.length} bytes>"
+
+
+class Fold:
+    """A checksum of bytes as they are received, with which compiled code goes on: `length` bytes in order so far.
+
+    `address` is that of three words, which stay there as long as this does: the register, which is where compiled code
+    leaves it, and the addresses of the polynomial's table and constants. Whoever has it go on adds to `length`. So
+    where some bytes were received in another way, `length` is less than there are, and the checksum is of no use.
+
+    `algorithm` is one of :data:`ALGORITHMS`.
+    """
+
+    __slots__ = ("_polynomial", "_words", "address", "algorithm", "length")
+
+    def __init__(self, algorithm: str) -> None:
+        self._polynomial = _polynomial(algorithm)
+        self._words = array("Q", [self._polynomial.ones, *addresses(self._polynomial)])
+        self.address = self._words.buffer_info()[0]
+        self.algorithm = algorithm
+        self.length = 0
+
+    @property
+    def value(self) -> int:
+        """That of a :class:`Checksum` of the same bytes."""
+        return self._words[0] ^ self._polynomial.ones
+
+    def add(self, view: memoryview) -> None:
+        """Take in bytes that have come otherwise."""
+        self._words[0] = _extend(self._polynomial, view, self.value) ^ self._polynomial.ones
+        self.length += len(view)
 
 
 def combine(algorithm: str, crc_a: int, crc_b: int, len_b: int) -> int:

@@ -212,7 +212,7 @@ class HttpStore(ObjectStore):
         landing = RememberedView(sink)
         read = await self._download(request, landing, options, asked, wrong)
         told = await self._told(request, read)
-        if await self._digest.matches(told, landing.view):
+        if await self._digest.matches(told, landing.view, read.result.computed):
             return replace(read.result, verified=told is not None)
         if wrong:
             places = " and ".join(dict.fromkeys(map(str, (*wrong, *read.endpoints))))
@@ -234,7 +234,10 @@ class HttpStore(ObjectStore):
 
         def describe(headers: Mapping[str, str], size: int) -> ObjectMeta:
             heads.append(headers)
-            return self._describe(key, headers, size)
+            meta = self._describe(key, headers, size)
+            if len(heads) == 1 and self._reads != "off":
+                download.fold = self._digest.begin(self._range_checksum(headers))
+            return meta
 
         download = Download(key, sink, describe, options.byte_range, options.if_match, self._pin)
         download.asked, download.avoid = asked, avoid
@@ -245,7 +248,7 @@ class HttpStore(ObjectStore):
                 unused.give_back(reusable=False)
         if download.result is None:
             raise ProtocolError("the answer to a GET was not the object", self._context(request.operation, key))
-        return _Read(download.result, heads[0], download.endpoints)
+        return _Read(download.folded(download.result), heads[0], download.endpoints)
 
     async def _told(self, request: Request, read: _Read) -> StoredChecksum | None:
         """The checksum of exactly the bytes of `read`.
@@ -274,7 +277,10 @@ class HttpStore(ObjectStore):
     def _describe(self, key: str, headers: Mapping[str, str], size: int) -> ObjectMeta:
         """An object of `size` bytes by the headers of its GET or HEAD."""
         meta, checksum = self._names.describe(key, headers, size), self._checksum(headers)
-        return meta if checksum is None else replace(meta, checksum=checksum)
+        if checksum is None:
+            return meta
+        self._digest.algorithm = checksum.algorithm
+        return replace(meta, checksum=checksum)
 
     def _checksum(self, headers: Mapping[str, str]) -> StoredChecksum | None:
         """The checksum of the whole object, where an answer tells it."""

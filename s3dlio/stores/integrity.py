@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import trio
 
-from ..alignment.checksum import ALGORITHMS, Checksum, checksum_of, kernel_for
+from ..alignment.checksum import ALGORITHMS, Checksum, Fold, checksum_of, kernel_for
 from ..errors import ChecksumError, ErrorContext, ObjectChangedError, shown
 from ..model import BoundedRange, GetOptions, GetResult, ObjectMeta, Sink, StoredChecksum
 from ..observers import span_ended
@@ -50,13 +50,15 @@ class Digester:
 
     def __init__(self) -> None:
         self._compiling = trio.Lock()
+        self.algorithm: str | None = None
+        """That of the object's checksum that was told last."""
 
     async def __call__(self, digest: Callable[[memoryview], T], data: memoryview) -> T:
         """The `digest` of `data`, which must not change meanwhile.
 
         The first one of a process takes long, as it compiles the kernel: once for all that need it.
         """
-        compiled = kernel_for.cache_info().currsize > 0
+        compiled = _is_compiled()
         if not len(data) or (compiled and len(data) < HASH_IN_THREAD_FROM):
             return digest(data)
         begun = time.monotonic()
@@ -65,9 +67,28 @@ class Digester:
         span_ended("checksum", begun)
         return result
 
-    async def matches(self, told: StoredChecksum | None, data: memoryview) -> bool:
-        """Whether `data` has the checksum that is `told` of it, if one is."""
-        return told is None or await self(partial(checksum_of, told.algorithm), data) == told.value
+    def begin(self, told: StoredChecksum | None) -> Fold | None:
+        """One to go on with while bytes come: such as is `told` of them, or probably will be.
+
+        `None` where no checksum was ever told, and before the first one of a process.
+        """
+        algorithm = self.algorithm if told is None else told.algorithm
+        return Fold(algorithm) if algorithm is not None and _is_compiled() else None
+
+    async def matches(
+        self, told: StoredChecksum | None, data: memoryview, computed: StoredChecksum | None = None
+    ) -> bool:
+        """Whether `data` has the checksum that is `told` of it, if one is. One may have been `computed` of it."""
+        if told is None:
+            return True
+        if computed is not None and computed.algorithm == told.algorithm:
+            return computed.value == told.value
+        return await self(partial(checksum_of, told.algorithm), data) == told.value
+
+
+def _is_compiled() -> bool:
+    """Whether this process has computed a checksum."""
+    return kernel_for.cache_info().currsize > 0
 
 
 class RememberedView:
@@ -133,7 +154,13 @@ class Landed:
             await self.look()
             stored = None if self._seen is None else self._seen.checksum
         if stored is not None:
-            self._sums[result.start] = await self._digest(partial(Checksum, stored.algorithm), view)
+            self._sums[result.start] = await self._sum(stored.algorithm, result.computed, view)
+
+    async def _sum(self, algorithm: str, computed: StoredChecksum | None, view: memoryview) -> Checksum:
+        if computed is not None and computed.algorithm == algorithm:
+            return Checksum.known(algorithm, computed.value, len(view))
+        assert self._digest is not None
+        return await self._digest(partial(Checksum, algorithm), view)
 
     def check_version(self) -> None:
         """Errors: `ObjectChangedError` where the pieces are of two versions."""

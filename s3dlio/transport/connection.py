@@ -431,6 +431,8 @@ class Connection:
         view[:received] = memoryview(self._buffer)[self._start : self._start + received]
         self._start += received
         landing.filled = received
+        if landing.fold is not None:
+            landing.fold.add(view[:received])
         await self._stream.fill(view[received:], landing)
 
     async def _collect(self, method: str, head: Head, framing: Framing) -> bytearray:

@@ -11,10 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from ..alignment.checksum import Fold
 from ..errors import ErrorContext, ObjectChangedError, ProtocolError, RangeError, StoreError, shown
-from ..model import BoundedRange, GetRange, GetResult, ObjectMeta, OffsetRange, Sink, SuffixRange, resolve
+from ..model import (
+    BoundedRange,
+    GetRange,
+    GetResult,
+    ObjectMeta,
+    OffsetRange,
+    Sink,
+    StoredChecksum,
+    SuffixRange,
+    resolve,
+)
 from .connection import Connection
 from .endpoint import Endpoint
 from .http1 import Head, is_weak, parse_size, quote_etag
@@ -73,6 +85,8 @@ class Download:
         """A connection of the download's own, on which it has been asked for."""
         self.filled = self.skip = 0
         self.received = 0
+        self.fold: Fold | None = None
+        """A checksum of what lands, from the first byte on, where one was begun: see :class:`.landing.Landing`."""
         self.result: GetResult | None = None
         self.on_answer: Callable[[], object] | None = None
         """Called when an answer with bytes of the object has begun."""
@@ -88,6 +102,13 @@ class Download:
         self._if_match = if_match
         self._pin = pin
         self._view = memoryview(b"")
+
+    def folded(self, result: GetResult) -> GetResult:
+        """`result`, with a checksum where one was computed of all that landed."""
+        fold = self.fold
+        if fold is None or fold.length != result.end - result.start:
+            return result
+        return replace(result, computed=StoredChecksum(fold.algorithm, fold.value))
 
     def take_asked(self) -> Connection | None:
         """The connection on which it has been asked for, once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..alignment.checksum import Fold
 from .http1 import Head
 
 
@@ -12,6 +13,9 @@ class Landing(Protocol):
 
     filled: int
     """How many bytes have landed since :meth:`place`."""
+
+    fold: Fold | None
+    """A checksum of what lands, computed while it does; it may miss some of it: see there. Set by :meth:`place`."""
 
     skip: int
     """How many bytes of the body come before those that land. Set by :meth:`place`."""
@@ -24,3 +28,4 @@ class Count:
     """A landing for bodies that are only counted."""
 
     filled = 0
+    fold: Fold | None = None

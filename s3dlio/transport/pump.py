@@ -160,16 +160,18 @@ class Pump(trio.abc.Instrument):
         kept: tuple[object, ...],
         early: int = t.ANYHOW,
         body: tuple[int, int] = (0, 0),
+        fold: int = 0,
     ) -> Moved:
         """Send and receive; `send` and `receive` are addresses and sizes in bytes, of memory that `kept` keeps.
 
-        `body`, which goes after `send`, is the address of a list of such pairs, and the bytes of all together.
+        `body`, which goes after `send`, is the address of a list of such pairs, and the bytes of all together. `fold`
+        is that of a checksum's words, of the received bytes (:class:`~s3dlio.alignment.checksum.Fold`).
 
         Reception ends when `want` bytes are there, or as ANSWER and ANYTHING say. `early` is one of ANYHOW, WATCHED,
         REUSED; `tls` is an `SSL *`, or 0.
         """
         row = self._rows[fd] = _Row(kept)
-        self._submit([fd, tls, *send, *receive, want, early, *body, 0, 0])
+        self._submit([fd, tls, *send, *receive, want, early, *body, 0, 0, fold])
 
         def abort(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             row.raise_cancel = raise_cancel

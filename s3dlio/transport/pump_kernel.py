@@ -31,6 +31,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ..alignment.kernels import crc_function, host_lanes
 from . import pump_table as t
 from .pump_head import head_end, int_at, plain_length, word_at
 
@@ -90,6 +91,18 @@ def _element_address(context: Any, words: Any, index: Any) -> Any:
 
 
 _address_of: Any = intrinsic(_element_address)
+
+
+def _word_storer(context: Any, address: Any, value: Any) -> Any:
+    def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), lower
+
+
+_put_word: Any = intrinsic(_word_storer)
+_crc = crc_function(host_lanes())
 
 
 @njit(error_model="numpy")
@@ -180,8 +193,16 @@ def _room(words: Any, at: Any) -> Any:
 
 
 @njit(error_model="numpy")
+def _fold(fold: Any, place: Any, count: Any) -> None:
+    """Go on with a checksum, by `count` bytes that have just been received."""
+    _put_word(fold, _crc(place, count, np.uint64(word_at(fold)), word_at(fold + 8), word_at(fold + 16)))
+
+
+@njit(error_model="numpy")
 def _receive_some(words: Any, at: Any, fd: Any) -> Any:
-    place, room = words[at + t.IN] + words[at + t.IN_DONE], _room(words, at)
+    place, room, fold = words[at + t.IN] + words[at + t.IN_DONE], _room(words, at), words[at + t.FOLD]
+    if fold:
+        room = min(room, t.FOLDED)
     if words[at + t.TLS]:
         _clear_errors()
         count = np.int64(_ssl_read(words[at + t.TLS], place, np.int32(min(room, _LARGEST))))
@@ -193,6 +214,8 @@ def _receive_some(words: Any, at: Any, fd: Any) -> Any:
             return _failure(words, at)
         if count == 0:
             return t.ENDED
+    if fold:
+        _fold(fold, place, count)
     words[at + t.IN_DONE] += count
     return _look(words, at) if words[at + t.WANT] == t.ANSWER else _MORE
 
@@ -360,7 +383,11 @@ def submit(words: Any, asked: Any, count: Any) -> Any:
             asked[place + 8],
             asked[place + 9],
         )
-        words[at + t.PLACE], words[at + t.PLACE_SIZE] = asked[place + 10], asked[place + 11]
+        words[at + t.PLACE], words[at + t.PLACE_SIZE], words[at + t.FOLD] = (
+            asked[place + 10],
+            asked[place + 11],
+            asked[place + 12],
+        )
         words[at + t.OUT_DONE], words[at + t.IN_DONE], words[at + t.SCANNED] = 0, 0, 0
         words[at + t.CANCEL], words[at + t.DETAIL] = 0, 0
         words[at + t.STATE] = t.SUBMITTED

@@ -16,16 +16,17 @@ TABLE = RING_AGAIN + ROWS
 
 # Columns of a row. Sizes are bytes; TLS is an `SSL *` or 0; BODY is where the pieces of a body are listed, each by its
 # address and its size, which are sent after OUT and counted in OUT_DONE; PLACE is where the body of a plain answer is
-# received that has just PLACE_SIZE bytes, which are counted in IN_DONE.
+# received that has just PLACE_SIZE bytes, which are counted in IN_DONE; FOLD is 0, or where three words say what is
+# computed of the received bytes: a checksum's register, which is kept up to date, its table and its constants.
 STATE, TLS, OUT, OUT_SIZE, OUT_DONE, IN, IN_SIZE, IN_DONE, WANT, SCANNED = range(10)
-EARLY, CANCEL, OUTCOME, DETAIL, EVENT, LISTED, BODY, BODY_SIZE, PLACE, PLACE_SIZE = range(10, 20)
-COLUMNS = 20
+EARLY, CANCEL, OUTCOME, DETAIL, EVENT, LISTED, BODY, BODY_SIZE, PLACE, PLACE_SIZE, FOLD = range(10, 21)
+COLUMNS = 21
 
 WORDS = TABLE + ROWS * COLUMNS
 
-ASKED = 12
+ASKED = 13
 """Words by which a row is asked for: its descriptor, and TLS, OUT, OUT_SIZE, IN, IN_SIZE, WANT, EARLY, BODY, BODY_SIZE,
-PLACE, PLACE_SIZE."""
+PLACE, PLACE_SIZE, FOLD."""
 
 TOLD = 6
 """Words by which it is told what became of one: its descriptor, OUTCOME, DETAIL, OUT_DONE, IN_DONE, WANT."""
@@ -44,6 +45,9 @@ go of; there was something to read before anything was asked."""
 
 FIRST_READ = 16 << 10
 """Bytes received before a head is looked for: what comes of a large body with its head has to be copied."""
+
+FOLDED = 256 << 10
+"""Bytes that are received at a time where a checksum is computed of them: they are in the cache then."""
 
 TURN = 1 << 20
 """Bytes after which another row has its turn."""

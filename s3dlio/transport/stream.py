@@ -30,6 +30,7 @@ from typing import Protocol
 import trio
 
 from ..alignment.buffers import address_of
+from ..alignment.checksum import Fold
 from ..errors import ErrorContext
 from . import pump_table
 from .endpoint import Endpoint
@@ -151,7 +152,7 @@ class Stream:
         assert self._ssl is not None
         self._watch.begin(self)
         early = pump_table.REUSED if reused else pump_table.ANYHOW
-        return [self._fd, self._ssl, *request, *receive, pump_table.ANSWER, early, 0, 0, *place]
+        return [self._fd, self._ssl, *request, *receive, pump_table.ANSWER, early, 0, 0, *place, 0]
 
     def end_conversing(self, moved: Moved, size: int) -> int:
         """As :meth:`converse`, when that is what became of a request of `size` bytes."""
@@ -180,6 +181,7 @@ class Stream:
         want: int,
         early: int = pump_table.ANYHOW,
         body: Sequence[memoryview] = (),
+        fold: Fold | None = None,
     ) -> Moved:
         """Have the pump send `request` and `body`, and receive into `memory` from `start` on."""
         assert self._pump is not None
@@ -188,10 +190,10 @@ class Stream:
         receive = (address_of(memory) + start, room)
         listed = array("q", [number for piece in body for number in (address_of(piece), len(piece))])
         sizes = (address_of(listed), sum(map(len, body)))
-        kept = (request, memory, self._sock, body, listed)
+        kept, words = (request, memory, self._sock, body, listed, fold), 0 if fold is None else fold.address
         self._watch.begin(self)
         try:
-            return await self._pump.work(self._fd, self._ssl, send, receive, want, kept, early, sizes)
+            return await self._pump.work(self._fd, self._ssl, send, receive, want, kept, early, sizes, words)
         finally:
             self._watch.end(self)
 
@@ -218,7 +220,7 @@ class Stream:
         """Receive all of `view`. `landing.filled` grows with it. Errors: `OSError`, also where the peer ends before."""
         try:
             while len(view):
-                count = await self._fill_some(view)
+                count = await self._fill_some(view, landing.fold)
                 landing.filled += count
                 if not count:
                     raise ConnectionResetError(f"the connection ended {len(view)} bytes before the body did")
@@ -226,10 +228,13 @@ class Stream:
         finally:
             self.expect(1)  # or the next head, being shorter, would wake nobody
 
-    async def _fill_some(self, view: memoryview) -> int:
+    async def _fill_some(self, view: memoryview, fold: Fold | None) -> int:
         if self.pumped:
             self._raise_pending()
-            return self._received(await self._move(None, view, 0, len(view), len(view)))
+            moved = await self._move(None, view, 0, len(view), len(view), fold=fold)
+            if fold is not None:
+                fold.length += moved.received
+            return self._received(moved)
         self.expect(len(view))
         return await self.receive_into(view)
 
@@ -368,6 +373,8 @@ class Filled(Protocol):
     """What counts the bytes of a body."""
 
     filled: int
+    fold: Fold | None
+    """Goes on with those that the pump receives."""
 
 
 async def connect(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import base64
+import ctypes
 import os
 import threading
 import weakref
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3dlio.alignment import ALGORITHMS, Checksum, combine, crc32c, crc64nvme
-from s3dlio.alignment.checksum import KERNEL, RELEASE_FROM, ZLIB_BELOW
+from s3dlio.alignment.checksum import KERNEL, RELEASE_FROM, ZLIB_BELOW, Fold
 from s3dlio.alignment.polynomial import Polynomial, addresses, constants, table
 from s3dlio.errors import UnsupportedError
 
@@ -194,6 +195,19 @@ def test_with_and_without_the_interpreter_lock(algorithm: str) -> None:
     for size in (ZLIB_BELOW - 1, ZLIB_BELOW, RELEASE_FROM - 1, RELEASE_FROM):
         data = np.random.default_rng(size).bytes(size)
         assert Checksum(algorithm, data).value == ORACLE[algorithm](data)
+
+
+@every_algorithm
+@given(st.lists(st.binary(max_size=300), max_size=4))
+def test_a_fold_is_gone_on_with_where_its_words_say(algorithm: str, pieces: list[bytes]) -> None:
+    fold = Fold(algorithm)
+    for piece in pieces:
+        fold.add(memoryview(piece))
+    data = b"".join(pieces)
+    assert (fold.value, fold.length) == (ORACLE[algorithm](data), len(data))
+    register, *places = (ctypes.c_uint64 * 3).from_address(fold.address)
+    assert register ^ ALGORITHMS[algorithm].ones == fold.value
+    assert tuple(places) == addresses(ALGORITHMS[algorithm])
 
 
 def test_what_has_an_address_stays_where_another_thread_replaces_it_in_the_cache() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3Ma
 from s3dlio.compat.s3torchconnector.dcp import S3StorageReader, S3StorageWriter
 from s3dlio.errors import ChecksumError
 from s3dlio.model import BoundedRange, GetOptions
+from s3dlio.stores.integrity import Digester
 from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
 
@@ -33,6 +35,7 @@ from ..servers.faults import Asked, Fault, Truth
 
 DATA = random.Random(0).randbytes(40_000)
 PART, LARGE = 4096, 1 << 20
+VERY_LARGE = random.Random(1).randbytes(2 * LARGE + 7)
 
 
 class Flipping(WritableS3):
@@ -180,6 +183,34 @@ async def test_an_endpoint_that_flips_bits_harms_no_read(servers: list[Flipping]
                 nursery.start_soon(read)
         assert got == [DATA] * 18
         assert bad.reads
+
+
+@pytest.mark.parametrize(
+    ("servers", "part_size"), [(Flipping, LARGE), (Flipping, 4 * LARGE), (WholeAlone, LARGE)], indirect=["servers"]
+)
+async def test_large_bodies_are_looked_at_once(
+    servers: list[Flipping], part_size: int, compiled_pump: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their checksums are computed while they are received."""
+    looked: list[int] = []
+
+    async def look(digester: Digester, digest: Callable[[memoryview], Any], data: memoryview) -> Any:
+        looked.append(len(data))
+        return digest(data)
+
+    for server in servers:
+        server.objects["/bucket/large"] = VERY_LARGE
+    async with opened(servers, part_size, checksums="require") as store:
+        assert await store.get("key") == DATA
+        monkeypatch.setattr(Digester, "__call__", look)
+        before = sum(server.reads for server in servers)
+        assert await store.get("large") == VERY_LARGE
+        assert sum(server.reads for server in servers) - before == ceil(len(VERY_LARGE) / part_size)
+        servers[0].flips = always
+        for _ in range(9):
+            assert await store.get("large") == VERY_LARGE
+    assert servers[0].reads
+    assert not compiled_pump or max(looked, default=0) < 256 << 10
 
 
 @each_way

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ import trio.testing
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from s3dlio.alignment.checksum import ALGORITHMS, Fold, checksum_of
 from s3dlio.errors import ProtocolError
 from s3dlio.transport import pump, pump_table
 from s3dlio.transport.connection import Connection
@@ -47,6 +48,7 @@ class Whole:
     """A landing that takes whatever comes."""
 
     filled = skip = 0
+    fold: Fold | None = None
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -233,6 +235,23 @@ async def test_any_stream(sent: bytes, cuts: list[int], lands: bool) -> None:
 async def test_bodies_of_all_sizes(size: int) -> None:
     body = random.Random(size).randbytes(size)
     await compare(head_of(f"Content-Length: {size}") + body, [size // 2], "GET", lands=True)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("size", [300 << 10, 1 << 20, (3 << 20) + 7])
+@pytest.mark.parametrize("cut", [0, 1, 100_003])
+async def test_a_checksum_is_made_of_what_lands_also_where_it_is_cut(algorithm: str, size: int, cut: int) -> None:
+    body, landing = random.Random(size).randbytes(size), Whole()
+    landing.fold = fold = Fold(algorithm)
+    with connected() as (connection, far):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                feed_and_end, far, head_of(f"Content-Length: {size}") + body[: size - cut], [size // 3], False
+            )
+            with pytest.raises(ConnectionResetError) if cut else nullcontext():
+                await connection.exchange("GET", REQUEST, landing=landing)
+    assert fold.length == landing.filled == size - cut
+    assert fold.value == checksum_of(algorithm, body[: size - cut])
 
 
 async def test_a_reused_connection_on_which_something_lies_is_stale() -> None:

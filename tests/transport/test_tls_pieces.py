@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from s3dlio.alignment.checksum import Fold, crc64nvme
 from s3dlio.transport.endpoint import Endpoint
 from s3dlio.transport.stall import StallWatch
 from s3dlio.transport.stream import StaleError, Stream, connect
@@ -192,6 +193,7 @@ async def test_what_is_offered(way: str, certified: Certified, name: str, sent: 
 
 class Landing:
     filled = 0
+    fold: Fold | None = None
 
 
 @pytest.mark.parametrize("pumped", [True, False])
@@ -206,10 +208,14 @@ class TestEnds:
     async def end(self, certified: Certified, serve: Serve) -> BaseException:
         async with connected(certified.context, certified.authority, serve) as stream:
             landing, body = Landing(), memoryview(bytearray(100_000))
+            landing.fold = fold = Fold("CRC64NVME")
             with pytest.raises(OSError) as caught:  # noqa: PT011 - the callers look at it
                 await stream.fill(body, landing)
             assert bytes(body[:50_001]) == b"x" * 50_000 + b"\0"
             assert landing.filled == 50_000
+            if fold.length:
+                assert (fold.length, fold.value) == (50_000, crc64nvme(b"x" * 50_000))
+            assert bool(fold.length) == (stream.pump is not None)
             return caught.value
 
     async def test_with_a_goodbye(self, way: str, certified: Certified) -> None:

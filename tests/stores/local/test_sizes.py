@@ -71,7 +71,7 @@ async def test_a_look_at_attributes_may_set_the_time(
         return []
 
     monkeypatch.setattr(os, "listxattr", look)
-    async with kind(folder) as store:
+    async with kind(str(folder)) as store:
         assert await read(store, "file") == BODY
 
 
