@@ -22,6 +22,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 import trio
 
+from ..alignment.checksum import Fold
 from ..auth.signer import Signer
 from ..config import Checksums, Config
 from ..endpoint_stats import Stats
@@ -234,12 +235,12 @@ class HttpStore(ObjectStore):
 
         def describe(headers: Mapping[str, str], size: int) -> ObjectMeta:
             heads.append(headers)
-            meta = self._describe(key, headers, size)
-            if len(heads) == 1 and self._reads != "off":
-                download.fold = self._digest.begin(self._range_checksum(headers))
-            return meta
+            return self._describe(key, headers, size)
 
-        download = Download(key, sink, describe, options.byte_range, options.if_match, self._pin)
+        def begin(headers: Mapping[str, str]) -> Fold | None:
+            return None if self._reads == "off" else self._digest.begin(self._range_checksum(headers))
+
+        download = Download(key, sink, describe, options.byte_range, options.if_match, self._pin, begin)
         download.asked, download.avoid = asked, avoid
         try:
             await self._send(request._replace(success=(200, 206)), download)

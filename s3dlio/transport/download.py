@@ -79,6 +79,7 @@ class Download:
         byte_range: GetRange | None = None,
         if_match: str | None = None,
         pin: Pin = IF_MATCH,
+        begin: Callable[[Mapping[str, str]], Fold | None] = lambda headers: None,
     ) -> None:
         self.key = key
         self.asked: Connection | None = None
@@ -86,7 +87,7 @@ class Download:
         self.filled = self.skip = 0
         self.received = 0
         self.fold: Fold | None = None
-        """A checksum of what lands, from the first byte on, where one was begun: see :class:`.landing.Landing`."""
+        """A checksum of what lands, from the first byte on, if `begin` gave one for the headers of the first answer."""
         self.result: GetResult | None = None
         self.on_answer: Callable[[], object] | None = None
         """Called when an answer with bytes of the object has begun."""
@@ -101,6 +102,7 @@ class Download:
         self._range = byte_range
         self._if_match = if_match
         self._pin = pin
+        self._begin_fold = begin
         self._view = memoryview(b"")
 
     def folded(self, result: GetResult) -> GetResult:
@@ -160,6 +162,7 @@ class Download:
         self.skip = wanted_start - start
         if self.result is None:
             self._view = self._open_sink(GetResult(meta, wanted_start, wanted_end, end - wanted_end))
+            self.fold = self._begin_fold(head.headers)
             self.result = GetResult(meta, wanted_start, wanted_start + len(self._view))
         if self.endpoint is not None and self.endpoint not in self.endpoints:
             self.endpoints.append(self.endpoint)

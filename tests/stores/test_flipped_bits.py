@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,6 +29,7 @@ from s3dlio.model import BoundedRange, GetOptions
 from s3dlio.stores.integrity import Digester
 from s3dlio.stores.store import BytesSink
 from s3dlio.transfer import ParallelStore
+from s3dlio.transport.download import Download
 
 from ..compat.dcp.conftest import ALONE
 from ..servers.clouds import WritableS3, on_portal, serving
@@ -211,6 +213,20 @@ async def test_large_bodies_are_looked_at_once(
             assert await store.get("large") == VERY_LARGE
     assert servers[0].reads
     assert not compiled_pump or max(looked, default=0) < 256 << 10
+
+
+async def test_who_has_read_leaves_nothing_that_holds_the_body(servers: list[Flipping]) -> None:
+    """Or its memory would only come back when the garbage is collected."""
+    async with opened(servers[:1], LARGE) as store:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                assert await store.get("key") == DATA
+                await store.fetch("key", BytesSink(), GetOptions())
+            assert [each for each in gc.get_objects() if isinstance(each, Download)] == []
+        finally:
+            gc.enable()
 
 
 @each_way
