@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +16,9 @@ from .stores.store import ObjectStore, discard
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+MakePart = Callable[[Upload, int], Awaitable[Part]]
+"""Makes the part of an upload that has this number."""
 
 
 def _is_fixed(view: memoryview) -> bool:
@@ -73,8 +77,7 @@ class PartWriter:
         in another thread, as long as nothing else is asked of the writer meanwhile. Errors: `OSError` where there is
         no memory; then no object is made.
         """
-        usable = self._failure is None and self._nursery is not None and self.size + len(data) <= MAX_OBJECT
-        if not usable or (len(data) and not self._has_buffer()) or self._may_lend(data):
+        if not self._is_usable(len(data)) or (len(data) and not self._has_buffer()) or self._may_lend(data):
             return data
         missing = self._next_size() - self._pending_size
         try:
@@ -130,6 +133,9 @@ class PartWriter:
             self.size += part
             view = view[part:]
         return view
+
+    def _is_usable(self, coming: int) -> bool:
+        return self._failure is None and self._nursery is not None and self.size + coming <= MAX_OBJECT
 
     async def _usable(self, coming: int = 0) -> trio.Nursery:
         """The nursery to send parts in, if the object can become whole with so many more bytes. No checkpoint then."""
@@ -193,6 +199,12 @@ class PartWriter:
         await self._send(data, nursery, buffer)
 
     async def _send(self, data: memoryview, nursery: trio.Nursery, buffer: AlignedBuffer | None = None) -> None:
+        async def send(upload: Upload, number: int) -> Part:
+            return await self._store.upload_part(upload, number, data)
+
+        await self._begin_part(send, nursery, buffer)
+
+    async def _begin_part(self, make: MakePart, nursery: trio.Nursery, buffer: AlignedBuffer | None = None) -> None:
         if self._upload is None:
             self._upload = await self._store.create_upload(self._key, self._options)
             if self._over:  # the block has ended meanwhile, in another task
@@ -201,16 +213,16 @@ class PartWriter:
         await self._limiter.acquire_on_behalf_of(token := object())
         try:
             await self._usable()  # another part may have failed meanwhile
-            nursery.start_soon(self._send_part, self._upload, self._number, data, buffer, token)
+            nursery.start_soon(self._make_part, make, self._upload, self._number, buffer, token)
         except BaseException:
             self._limiter.release_on_behalf_of(token)
             raise
 
-    async def _send_part(
-        self, upload: Upload, number: int, data: memoryview, buffer: AlignedBuffer | None, token: object
+    async def _make_part(
+        self, make: MakePart, upload: Upload, number: int, buffer: AlignedBuffer | None, token: object
     ) -> None:
         try:
-            self._parts.append(await self._store.upload_part(upload, number, data))
+            self._parts.append(await make(upload, number))
             if buffer is not None:
                 self._idle.append(buffer)  # before the limiter lets the next part begin, or that makes one more
         except BaseException as error:

@@ -37,6 +37,8 @@ from .model import (
 from .part_reader import PartReader
 from .part_writer import PartWriter
 from .parts import buffers_for, part_size_for, plan_ranges
+from .reuse import OldObject
+from .reusing_writer import ReusingWriter
 from .siblings import sibling_tasks
 from .stores.integrity import Digester, Landed
 from .stores.store import ObjectStore, exactly
@@ -326,13 +328,32 @@ class ParallelStore(WrapperStore):
         """
         size = part_size or self.part_size
         writer = PartWriter(self.inner, key, options, size, self._limiter, self.memory_limit)
-        try:
-            async with sibling_tasks() as writer._nursery:
-                yield writer
-                await writer._finish_parts()
-            await writer._publish()
-        except BaseException as error:
-            await writer._discard(error)
-            raise
-        finally:
-            writer._let_go()
+        async with _writing(writer):
+            yield writer
+
+    @asynccontextmanager
+    async def open_reusing_writer(
+        self, key: str, old: OldObject | None, options: PutOptions = PutOptions()
+    ) -> AsyncIterator[ReusingWriter]:
+        """A writer of the object `key`, as :meth:`open_writer`; what `old` has as well is copied by the server.
+
+        Errors: also where the server would not copy; :attr:`ReusingWriter.refused` tells.
+        """
+        writer = ReusingWriter(self.inner, key, options, self.part_size, self._limiter, self.memory_limit, old)
+        async with _writing(writer):
+            yield writer
+
+
+@asynccontextmanager
+async def _writing(writer: PartWriter) -> AsyncIterator[None]:
+    """Let parts be made in the block; the object appears when it ends without error."""
+    try:
+        async with sibling_tasks() as writer._nursery:
+            yield
+            await writer._finish_parts()
+        await writer._publish()
+    except BaseException as error:
+        await writer._discard(error)
+        raise
+    finally:
+        writer._let_go()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..auth.environment import environment_mark
 from ..config import Config
@@ -23,6 +23,8 @@ from ..errors import ErrorContext, RangeError, StoreError
 from ..folders import has_large_folders
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..part_writer import PartWriter
+from ..reuse import OldObject, Sums
+from ..reusing_writer import ReusingWriter
 from ..stores.store import BytesSink
 from ..transfer import ParallelStore
 from ..urls import Uri, open_store, parse_object_uri, parse_uri
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
+_Opening = Callable[[ParallelStore], AbstractAsyncContextManager[PartWriter]]
 
 _of_parents: list[object] = []
 """What a parent process has on its loop: a forked child keeps it, as dropping it would tell that loop so."""
@@ -212,7 +215,11 @@ class BlockingStore:
 
         Nothing is sent before the first full part, or :meth:`BlockingWriter.close`.
         """
-        return BlockingWriter(self, key, options)
+        return BlockingWriter(self, key, lambda store: store.open_writer(key, options))
+
+    def open_reusing_writer(self, key: str, old: OldObject | None) -> BlockingReusingWriter:
+        """A writer of the object `key` that has the server copy what is the same in `old`: see :mod:`s3dlio.reuse`."""
+        return BlockingReusingWriter(self, key, lambda store: store.open_reusing_writer(key, old))
 
 
 def _end(here: BlockingPortal, listing: HeldContext[AsyncGenerator[ListPage]] | None) -> None:
@@ -256,17 +263,17 @@ def locate_prefix(uri: str, config: Config | None) -> tuple[BlockingStore, str]:
 
 
 class BlockingWriter:
-    """A streaming upload of the object `key` to `store`; `options` are as in :meth:`BlockingStore.put`.
+    """A streaming upload of the object `key` to `store`, by the writer that `opening` opens there.
 
     Only :meth:`close` publishes: a writer that is dropped without it is given up. One thread at a time; only in the
     process that made it. Errors of its making: `ConfigError`, `InvalidUriError`.
     """
 
-    def __init__(self, store: BlockingStore, key: str, options: PutOptions) -> None:
+    def __init__(self, store: BlockingStore, key: str, opening: _Opening) -> None:
         self._pid = os.getpid()
         self._key = key
         self._portal = portal()
-        self._held = self._portal.enter(_opened_writer(self._portal, store, key, options))
+        self._held = self._portal.enter(_opened_writer(self._portal, store, opening))
         weakref.finalize(self, self._held.drop)
 
     def write(self, data: ReadableBuffer) -> None:
@@ -302,9 +309,36 @@ class BlockingWriter:
             raise StoreError("this writer belongs to the process that opened it", context)
 
 
+class BlockingReusingWriter(BlockingWriter):
+    """The same, of an object that is mostly as an older one."""
+
+    def end_item(self) -> None:
+        """What is written from now on is another item: see :mod:`s3dlio.reuse`. Errors: as in :meth:`write`."""
+        self._writer.end_item()
+
+    @property
+    def _writer(self) -> ReusingWriter:
+        return cast("ReusingWriter", self._held.value)
+
+    @property
+    def sums(self) -> Sums:
+        """What the object is made of, once it is closed."""
+        return self._writer.sums
+
+    @property
+    def etag(self) -> str | None:
+        """The object's, once it is closed."""
+        return self._writer.result.etag
+
+    @property
+    def refused(self) -> StoreError | None:
+        """Why the server would not copy, if that is why the object was not made."""
+        return self._writer.refused
+
+
 @asynccontextmanager
 async def _opened_writer(
-    portal: BlockingPortal, store: BlockingStore, key: str, options: PutOptions
+    portal: BlockingPortal, store: BlockingStore, opening: _Opening
 ) -> AsyncIterator[PartWriter]:
-    async with store.opened(portal).open_writer(key, options) as writer:
+    async with opening(store.opened(portal)) as writer:
         yield writer

@@ -65,6 +65,7 @@ from .xml import (
     complete_body,
     delete_body,
     delete_failures,
+    parse_checksum,
     parse_list_page,
     parse_tags,
     parse_upload_id,
@@ -224,10 +225,10 @@ class S3Store(HttpStore):
         headers = copying.of_source(copy.bucket, copy.source) | copying.of_piece(copy.etag, byte_range)
         request = self._request("UploadPartCopy", "PUT", copy.upload.key, query=query, headers=headers)
         try:
-            etag = await self._ask(request, _copied_part)
+            etag, checksum = await self._ask(request, _copied_part)
         except PreconditionFailedError as error:
             raise ObjectChangedError("the source was replaced while it was copied", error.context) from None
-        return Part(number, etag, byte_range.end - byte_range.start)
+        return Part(number, etag, byte_range.end - byte_range.start, checksum)
 
     def _beside(self, bucket: str) -> S3Store:
         """The store of another bucket, which belongs to this one; or this one."""
@@ -483,8 +484,8 @@ def _copied(answer: Answer) -> PutResult:
     return PutResult(parse_written(answer.body, "CopyObjectResult"), answer.headers.get("x-amz-version-id"))
 
 
-def _copied_part(answer: Answer) -> str:
-    return parse_written(answer.body, "CopyPartResult")
+def _copied_part(answer: Answer) -> tuple[str, StoredChecksum | None]:
+    return parse_written(answer.body, "CopyPartResult"), parse_checksum(answer.body, ALGORITHM)
 
 
 def _completed(answer: Answer) -> PutResult:

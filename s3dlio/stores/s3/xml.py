@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ...errors import ErrorContext, ProtocolError, StoreError, error_class
-from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta, Part, RestoreStatus, iso_time
+from ...model import Decoded, ListPage, ObjectColumns, ObjectMeta, Part, RestoreStatus, StoredChecksum, iso_time
 from ...transport.http1 import parse_size, quote_etag
+from ..integrity import read_checksum
 from ..xml import MOST_LISTED, PLAIN, WORD, parse, read_plain, text_of
 
 _LISTING = "ListBucketResult"
@@ -59,6 +60,12 @@ def parse_written(body: bytes, root: str) -> str:
     if etag is None:
         raise ProtocolError("the object that was made is answered without its etag")
     return etag
+
+
+def parse_checksum(body: bytes, algorithm: str) -> StoredChecksum | None:
+    """The checksum that an answer tells of what was made, if it does. Errors: `ProtocolError` for what is no XML."""
+    text = text_of(parse(body), f"Checksum{algorithm}")
+    return read_checksum(algorithm, text) if text else None
 
 
 def parse_tags(body: bytes) -> list[tuple[str, str]]:

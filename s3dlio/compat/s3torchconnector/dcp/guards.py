@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class _Around:
+class Around:
+    """A file system around `inner`: what a subclass does not change is as there."""
+
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
@@ -16,7 +18,7 @@ class _Around:
         return getattr(self._inner, name)
 
 
-class Watched(_Around):
+class Watched(Around):
     """While files are written: remembers how streams failed. PyTorch drops the errors of the threads it starts."""
 
     def __init__(self, inner: Any) -> None:
@@ -33,7 +35,7 @@ class Watched(_Around):
             raise
 
 
-class OneStep(_Around):
+class OneStep(Around):
     """While a checkpoint is published: what is written under a temporary name appears at once under its own.
 
     PyTorch writes a temporary file, removes the old one and renames; in between there is neither. Here the temporary

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import count, takewhile
 
-_AFTER_PREFIX = re.compile(r"([0-9a-f]{8}_)?[0-9]+\.distcp")
+_AFTER_PREFIX = re.compile(r"([0-9a-f]{8}_)?(?:small_)?[0-9]+\.distcp")
+_NOTES = re.compile(r"__([0-9]+)\.sums")
 
 
 def replaced_files(
@@ -33,6 +34,11 @@ def replaced_files(
             break
         replaced |= found
     return replaced
+
+
+def replaced_notes(names: Iterable[str], ranks: int) -> list[str]:
+    """Of the `names` in a checkpoint's folder the notes (:mod:`.reusing`) of others than the first `ranks` ranks."""
+    return [name for name in names if (found := _NOTES.fullmatch(name)) and int(found[1]) >= ranks]
 
 
 def _files(names: Sequence[str], beginning: str, tag: str) -> Iterator[str]:

@@ -24,23 +24,26 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from ....reuse import OldObject
 from ....urls import Uri
 from .._s3client import S3Client, S3ClientConfig
 from .._s3client._s3client import ReaderConstructor
 from .._user_agent import UserAgent
-from ..errors import OBJECT_ABSENT, S3Exception
+from ..errors import OBJECT_ABSENT, S3Exception, translated
 from ..s3reader import DCPOptimizedConstructor, DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor
 from ..s3writer import S3Writer
 from ..uri import AnyPath, split_path
 from .guards import OneStep, Watched
 from .loading import FileItems, load_items
-from .replaced import replaced_files
+from .replaced import replaced_files, replaced_notes
+from .reusing import ItemWriter, Reusing, by_size, noted
 from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 
 _log = logging.getLogger(__name__)
@@ -96,6 +99,12 @@ class S3FileSystem(FileSystemBase):
             )
         with stream:
             yield stream
+
+    def reusing_writer(self, path: AnyPath, old: OldObject | None) -> ItemWriter:
+        """A writer of the object `path` that has the server copy what `old` has as well."""
+        uri = split_path(path)
+        with translated():
+            return ItemWriter(self._client.store(uri.bucket, uri.scheme).open_reusing_writer(uri.key, old))
 
     def concat_path(self, path: AnyPath, suffix: str) -> str:
         """`suffix` below `path`."""
@@ -177,10 +186,15 @@ class S3StorageWriter(FileSystemWriter):
     `prefix_strategy` says where the files of each rank go, by default `__<rank>_<n>.distcp` below `path`.
     `thread_count` files of a rank are written at once. `region` is that of the bucket, or `None`: then it comes from
     the environment. `s3client_config` is an `S3ClientConfig`: part size, attempts, credentials. `kwargs` are `endpoint`
-    (a URL, else from the environment), `sync_files`, and any keyword of PyTorch's `FileSystemWriter`. A write to a
-    bucket is durable when it returns; for files `sync_files=True` waits until they are on the disk, `False` does not
-    wait, and without it :class:`s3dlio.Config` decides.
-    Errors: `S3Exception`; of a save, PyTorch's `CheckpointException`.
+    (a URL, else from the environment), `sync_files`, `previous`, and any keyword of PyTorch's `FileSystemWriter`. A
+    write to a bucket is durable when it returns; for files `sync_files=True` waits until they are on the disk, `False`
+    does not wait, and without it :class:`s3dlio.Config` decides.
+
+    `previous` is the URI of an earlier checkpoint, or `None` where there is none yet. With it, either way, each rank
+    leaves notes of what it writes, and what it finds to be the same in those of the earlier checkpoint is copied by the
+    server. A writer that saves several checkpoints takes the last one. Only `s3://` has such copies; elsewhere, and
+    where the server refuses them, everything is sent.
+    Errors: `S3Exception`; of a save, PyTorch's `CheckpointException`; `ValueError` for a `previous` that is no URI.
     """
 
     def __init__(
@@ -193,6 +207,10 @@ class S3StorageWriter(FileSystemWriter):
         **kwargs: Any,
     ) -> None:
         ours = {name: kwargs.pop(name, None) for name in ("endpoint", "sync_files")}
+        self._reuses = "previous" in kwargs
+        self._previous: AnyPath | None = kwargs.pop("previous", None)
+        if self._previous is not None:
+            split_path(self._previous)
         # sync_files is PyTorch's fsync, which needs a file descriptor; ours is the file system's
         super().__init__(path=path, sync_files=False, thread_count=thread_count, **kwargs)
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **ours)  # type: ignore[assignment]
@@ -220,11 +238,34 @@ class S3StorageWriter(FileSystemWriter):
 
         Errors: also those of the threads, which PyTorch prints and forgets.
         """
-        with self._through(Watched(self.fs)) as watched:
+        if not self._copies:
+            return self._write(self.fs, plan, planner)
+        old = noted(self.fs, self._previous, self._number) if self._previous is not None else {}  # type: ignore[arg-type]
+        reusing = Reusing(self.fs, self.path, old)  # type: ignore[arg-type]
+        try:
+            results = self._write_by_size(reusing, plan, planner)
+        except Exception:
+            if reusing.refused is None:
+                raise
+            _log.warning("not copied from %s, so everything is sent: %s", self._previous, reusing.refused)
+            reusing = Reusing(self.fs, self.path, {})  # type: ignore[arg-type]
+            results = self._write_by_size(reusing, plan, planner)
+        reusing.leave_notes(self._number)
+        self._previous = self.path
+        written: Future[list[WriteResult]] = Future()
+        written.set_result(results)
+        return written
+
+    def _write(self, fs: Any, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        with self._through(Watched(fs)) as watched:
             written = super().write_data(plan, planner)
         if watched.failures:
             raise watched.failures[0]
         return written
+
+    def _write_by_size(self, fs: Reusing, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
+        plans = by_size(plan) if self.single_file_per_rank else [plan]
+        return [result for each in plans for result in self._write(fs, each, planner).wait()]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Publish `metadata`, which makes a checkpoint of the files in `results`; then remove those it replaces."""
@@ -243,12 +284,28 @@ class S3StorageWriter(FileSystemWriter):
         try:
             for name in replaced_files(prefix_of, ranks, self._names_in, self._tag):
                 self.fs.rm_file(self.fs.concat_path(self.path, name))
+            if not self._alone:
+                for name in replaced_notes(self._names_in(""), ranks if self._copies else 0):
+                    self.fs.rm_file(self.fs.concat_path(self.path, name))
         except Exception:  # also of a strategy that knows no more ranks: the new checkpoint is complete all the same
             _log.exception("files of the checkpoint that was replaced stay where they are")
 
     def _names_in(self, folder: str) -> list[str]:
         names: list[str] = self.fs.names_in(self.fs.concat_path(self.path, folder))  # type: ignore[attr-defined]
         return names
+
+    @property
+    def _copies(self) -> bool:
+        """Whether notes are left, and copies made."""
+        return self._reuses and split_path(self.path).scheme == "s3"
+
+    @property
+    def _number(self) -> int:
+        """This rank. PyTorch says so from 2.9 on."""
+        told = getattr(self, "rank", None)
+        if told is not None:
+            return int(told)
+        return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
     @property
     def _metadata_path(self) -> AnyPath:
