@@ -5,9 +5,9 @@ An object is a sequence of *items* (of a checkpoint, one tensor's archive each),
 piece (:class:`Sums`). A piece is taken to be the same when the piece of the same number in the item of the same number
 has both; so items may grow, and all behind them move, without being taken for changed.
 
-:class:`PartPlan` makes parts of pieces, as they come. S3 wants each part but the last to have 5 MiB. So what is the same
-is copied where that much of it follows each other in both objects; what changed is sent, with so much beside it that it
-is a part. Until that is known, bytes have to be kept: less than a part and two of the least size.
+:class:`PartPlan` makes parts of pieces, as they come. S3 wants each part but the last to have 5 MiB. So what is the
+same is copied where that much of it follows each other in both objects; what changed is sent, with so much beside it
+that it is a part. Until that is known, bytes have to be kept: less than a part and two of the least size.
 
 Source: "Amazon S3 multipart upload limits", and "UploadPartCopy" in the API Reference, for ranges and the least size.
 """
@@ -81,7 +81,7 @@ class Sums:
         found = cls()
         for length, digits in items:
             crcs = [int(digits[at : at + _HEX], 16) for at in range(0, len(digits), _HEX)]
-            if not isinstance(length, int) or not 0 < length or len(digits) != _HEX * -(-length // PIECE):
+            if not isinstance(length, int) or not length > 0 or len(digits) != _HEX * -(-length // PIECE):
                 raise ValueError(f"{len(digits)} digits are no checksums of {length} bytes")
             for number, crc in enumerate(crcs):
                 found.add(min(PIECE, length - number * PIECE), crc)

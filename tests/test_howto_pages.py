@@ -62,8 +62,14 @@ def test_a_program_for_torchrun(request: pytest.FixtureRequest, tmp_path: Path) 
     assert (done.returncode, done.stdout) == (0, "step 1\n"), done.stderr
 
 
+def test_saves_in_the_background(request: pytest.FixtureRequest) -> None:
+    with place_of("s3", request) as place:
+        done = run("-W", "ignore", "-c", pieces("checkpoints.md")[1], environment=dict(place.environment))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lightning_and_its_folders() -> None:
-    program = "\n".join([*pieces("checkpoints.md")[1:], "import fsspec", "print(fsspec.filesystem('direct'))"])
+    program = "\n".join([*pieces("checkpoints.md")[2:], "import fsspec", "print(fsspec.filesystem('direct'))"])
     done = run("-W", "ignore", "-c", program, environment={})
     assert (done.returncode, "s3dlio.fsspec" in done.stdout) == (0, True), done.stderr
 

@@ -15,6 +15,7 @@ from .servers.seaweedfs import SeaweedFS
 PAGE = (Path(__file__).parents[1] / "docs" / "trio.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 INSIDE = {"aclose", "begin_copy", "copy_part", "get_pieces", "look_up_checksum", "stats", "pages_from"}
+INSIDE |= {"open_reusing_writer"}
 """What the end of the block, `copy` and checkpoints do with a store, and what has a page of its own."""
 
 

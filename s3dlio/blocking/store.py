@@ -337,8 +337,6 @@ class BlockingReusingWriter(BlockingWriter):
 
 
 @asynccontextmanager
-async def _opened_writer(
-    portal: BlockingPortal, store: BlockingStore, opening: _Opening
-) -> AsyncIterator[PartWriter]:
+async def _opened_writer(portal: BlockingPortal, store: BlockingStore, opening: _Opening) -> AsyncIterator[PartWriter]:
     async with opening(store.opened(portal)) as writer:
         yield writer

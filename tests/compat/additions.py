@@ -40,6 +40,8 @@ ADDITIONS = {
     "dcp.s3_file_system.S3StorageWriter(endpoint)": "the same",
     "dcp.s3_file_system.S3FileSystem(sync_files)": "whether a write to a file waits until it is on the disk",
     "dcp.s3_file_system.S3StorageWriter(sync_files)": "the same; the original refuses PyTorch's keyword",
+    "dcp.s3_file_system.S3StorageWriter(previous)": "an earlier checkpoint: what is the same is copied by the server",
+    "dcp.PooledStager": "for `async_save`: memory that is used again from save to save",
     "_s3client.s3client_config.S3ClientConfig(requester_pays)": "as on the original's main branch",
     "_s3client.s3client_config.S3ClientConfig.requester_pays": "the same",
     "_s3client._s3client.S3Client(durable)": "what a write to a file waits for: `full`, `file` or `none`",

@@ -27,12 +27,14 @@ from .additions import ADDITIONS
 OF_OUR_OWN = {
     *("arguments", "collation", "columns", "epochs", "errors", "objects", "ranks", "source", "uri"),
     *("s3reader.fetching", "s3reader.memory"),
-    *("dcp.guards", "dcp.loading", "dcp.replaced", "dcp.saved_tensor", "lightning.folders"),
+    *("dcp.guards", "dcp.loading", "dcp.replaced", "dcp.reusing", "dcp.saved_tensor", "dcp.staging"),
+    "lightning.folders",
     *("_s3client._s3client.reader_of", "_s3client.s3client_config.parts_in_flight"),
     *("_s3client.s3client_config.store_config", "_s3client._s3client.S3Client.pages"),
     *("_s3client._s3client.S3Client.store", "_s3client._s3client.S3Client.stored_object"),
     *("_s3client.MockS3Client.store", "dcp.s3_file_system.S3FileSystem.file_items"),
-    *("dcp.s3_file_system.S3FileSystem.names_in", "s3reader.s3reader.read_size", "s3reader.s3reader.seek_argument"),
+    *("dcp.s3_file_system.S3FileSystem.names_in", "dcp.s3_file_system.S3FileSystem.reusing_writer"),
+    *("s3reader.s3reader.read_size", "s3reader.s3reader.seek_argument"),
     *("dcp.s3_file_system.S3StorageReader.read_data", "dcp.s3_file_system.S3StorageWriter.finish"),
     *("dcp.s3_file_system.S3StorageWriter.prepare_local_plan", "dcp.s3_file_system.S3StorageWriter.write_data"),
     *("s3reader.dcp_optimized.check_gap", "s3reader.dcp_optimized.group_ranges"),
@@ -48,6 +50,7 @@ _TEXTS = {"s3reader.dcp_optimized.FALLBACK_GUIDANCE"}
 _BEHIND_KWARGS: dict[str, Callable[[Any], object]] = {
     "dcp.s3_file_system.S3StorageWriter(endpoint)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", endpoint="http://h"),
     "dcp.s3_file_system.S3StorageWriter(sync_files)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", sync_files=True),
+    "dcp.s3_file_system.S3StorageWriter(previous)": lambda dcp: dcp.S3StorageWriter("r", "s3://b", previous=None),
 }
 """Parameters that no signature shows."""
 

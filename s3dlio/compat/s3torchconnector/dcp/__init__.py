@@ -11,12 +11,14 @@ from .s3_prefix_strategy import (
     RoundRobinPrefixStrategy,
     S3PrefixStrategyBase,
 )
+from .staging import PooledStager
 
 __all__ = [
     "BinaryPrefixStrategy",
     "DefaultPrefixStrategy",
     "HexPrefixStrategy",
     "NumericPrefixStrategy",
+    "PooledStager",
     "RoundRobinPrefixStrategy",
     "S3FileSystem",
     "S3PrefixStrategyBase",

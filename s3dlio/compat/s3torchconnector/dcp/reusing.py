@@ -92,7 +92,7 @@ class Reusing(Around):
     def create_stream(self, path: str, mode: str) -> Generator[S3Writer, None, None]:
         """A writer of the file `path`, as the file system itself has it."""
         found = _FILE.search(path)
-        assert found is not None and mode == "wb"
+        assert found is not None, mode
         writer = self._inner.reusing_writer(path, self._old.get(found[0]))
         try:
             with writer:
