@@ -16,7 +16,6 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 import s3dlio
-from s3dlio import parts, reuse, reusing_writer
 from s3dlio.compat.s3torchconnector.dcp import NumericPrefixStrategy, PooledStager, S3StorageReader, S3StorageWriter
 from s3dlio.compat.s3torchconnector.dcp import reusing as dcp_reusing
 from s3dlio.errors import PermissionDeniedError
@@ -28,26 +27,15 @@ from .conftest import ALONE, REPLACING, Notes
 pytestmark = [pytest.mark.filterwarnings(ALONE), pytest.mark.filterwarnings(REPLACING)]
 
 Writer = partial(S3StorageWriter, "us-east-1")
-KiB, MiB = 1 << 10, 1 << 20
-LAYERS = 20
+MiB = 1 << 20
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of 80 KiB and pieces of 16, which the server takes as well."""
-    for module in (reuse, reusing_writer, dcp_reusing):
-        monkeypatch.setattr(module, "MIN_PART", 80 * KiB, raising=False)
-        monkeypatch.setattr(module, "PIECE", 16 * KiB)
-    monkeypatch.setattr(parts, "MIN_PART", 80 * KiB)
-    monkeypatch.setattr(reusing_writer, "SENT_PART", 256 * KiB)
-
-
-def state(layer: int = 96 * KiB, step: int = 1) -> dict[str, Any]:
-    """Layers of so many bytes, the first of which is another one in each step, and what always changes."""
+def state(step: int = 1, layers: int = 2) -> dict[str, Any]:
+    """Layers of a part each, the first of which is another one in each step, and what always changes."""
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Any] = {
-        f"layer {number:02}": torch.randint(0, 255, (layer,), dtype=torch.uint8, generator=generator)
-        for number in range(LAYERS)
+        f"layer {number:02}": torch.randint(0, 255, (5 * MiB,), dtype=torch.uint8, generator=generator)
+        for number in range(layers)
     }
     made["layer 00"] += step
     return made | {"norm": torch.full((100,), float(step)), "step": 10**step}
@@ -71,16 +59,14 @@ def names(path: str) -> list[str]:
 
 
 def test_a_save_sends_what_has_changed_and_little_more(path: str) -> None:
-    """With parts as S3 wants them."""
-    save(state(5 * MiB), storage_writer=Writer(f"{path}/1", previous=None))
+    save(state(layers=20), storage_writer=Writer(f"{path}/1", previous=None))
     before = bytes_sent()
-    later = state(5 * MiB, 2)
+    later = state(2, layers=20)
     save(later, storage_writer=Writer(f"{path}/2", previous=f"{path}/1"))
     assert 5 * MiB < bytes_sent() - before <= 1.05 * 5 * MiB
     assert_saved(f"{path}/2", later)
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("options", [{}, {"thread_count": 2}, {"single_file_per_rank": False}])
 def test_each_save_copies_from_the_one_before(path: str, notes: Notes, options: dict[str, Any]) -> None:
     writer = Writer(path, previous=None, **options)
@@ -91,7 +77,6 @@ def test_each_save_copies_from_the_one_before(path: str, notes: Notes, options: 
         assert_saved(f"{path}/{step}", state(step=step))
 
 
-@pytest.mark.usefixtures("small")
 def test_what_is_replaced_may_be_what_is_copied_from(path: str) -> None:
     for step in range(3):
         save(state(step=step), storage_writer=Writer(path, previous=path))
@@ -103,7 +88,6 @@ def test_what_is_replaced_may_be_what_is_copied_from(path: str) -> None:
     assert len(names(path)) == 2
 
 
-@pytest.mark.usefixtures("small")
 def test_files_are_found_by_another_strategy(path: str, notes: Notes) -> None:
     class Epochs(NumericPrefixStrategy):
         def _format_number(self, number: int, length: int) -> str:
@@ -117,27 +101,25 @@ def test_files_are_found_by_another_strategy(path: str, notes: Notes) -> None:
     assert_saved(f"{path}/1", state(step=1))
 
 
-def _removed(path: str) -> None:
-    s3dlio.delete(f"{path}/__0_0.distcp")
+def _removed(uri: str) -> None:
+    s3dlio.delete(uri)
 
 
-def _replaced(path: str) -> None:
-    s3dlio.put(f"{path}/__0_0.distcp", b"of somebody else")
+def _replaced(uri: str) -> None:
+    s3dlio.put(uri, b"of somebody else")
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("happens", [_removed, _replaced])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # PyTorch prints them and goes on
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_cannot_be_copied_is_sent(path: str, happens: Any, threads: int, caplog: pytest.LogCaptureFixture) -> None:
     save(state(), storage_writer=Writer(f"{path}/1", previous=None, thread_count=threads))
-    happens(f"{path}/1")
+    happens(f"{path}/1/__0_{threads - 1}.distcp")  # the one that has not changed is in the last
     save(state(step=2), storage_writer=Writer(f"{path}/2", previous=f"{path}/1", thread_count=threads))
     assert "so everything is sent" in caplog.text
     assert_saved(f"{path}/2", state(step=2))
 
 
-@pytest.mark.usefixtures("small")
 def test_a_server_that_copies_nothing_is_sent_everything(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
