@@ -42,7 +42,7 @@ def state(step: int = 1, layers: int = 2) -> dict[str, Any]:
 
 
 def assert_saved(path: str, expected: dict[str, Any]) -> None:
-    into = {name: torch.zeros_like(value) if name != "step" else 0 for name, value in expected.items()}
+    into: dict[str, Any] = {name: torch.zeros_like(value) if name != "step" else 0 for name, value in expected.items()}
     load(into, storage_reader=S3StorageReader("us-east-1", path))
     assert into.pop("step") == expected["step"]
     assert all(torch.equal(into[name], expected[name]) for name in into)
