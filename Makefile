@@ -2,6 +2,7 @@
 # make test   all tests, against real servers on this machine                make bench  compare with other clients
 # make docs   the documentation as a site, in build/site
 #
+# make test-scale   the tests of dask and Ray, which is large
 # make test-plain   the tests of transport and stores where nothing can be compiled, or where there is no pyOpenSSL
 #
 # Each installs what it needs into .venv, once, and again when pyproject.toml or constraints.txt change.
@@ -20,7 +21,7 @@ TLS := $(addprefix tests/transport/test_,tls.py tls_pieces.py secrets_in_frames.
 # A peer whose package is called s3dlio, too.
 RUST := $(VENV)/rust/bin/python
 
-.PHONY: demo test test-plain coverage lint docs bench clean
+.PHONY: demo test test-plain test-scale coverage lint docs bench clean
 .DELETE_ON_ERROR:
 unexport PYTHONDONTWRITEBYTECODE # or each of the hundreds of interpreters that tests start would compile the package
 
@@ -33,6 +34,9 @@ test: $(VENV)/test,lint.installed $(NPM)
 test-plain: $(VENV)/test,lint.installed $(NPM)
 	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not virtual_clock" $(PLAIN)
 	$(PYTEST) -p tests.without_pyopenssl -m "not virtual_clock" $(TLS)
+
+test-scale: $(VENV)/test,scale.installed
+	$(BIN)/python -m pytest tests/scale
 
 coverage: $(VENV)/test,lint.installed $(NPM)
 	$(PYTEST) --cov --cov-report=term

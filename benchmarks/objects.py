@@ -21,12 +21,18 @@ _TOKEN = "<NextContinuationToken>{}</NextContinuationToken>"
 _PAGE = 1000
 
 
-def write_objects(folder: Path, case: Case) -> None:
-    """Random objects, and the ListObjectsV2 answers that name them. Those that are only listed are not there."""
+def write_objects(folder: Path, case: Case, body: Path | None = None) -> None:
+    """Random objects, or links to `body`, and the ListObjectsV2 answers that name them.
+
+    Those that are only listed are not there.
+    """
     bucket = folder / case.bucket
     bucket.mkdir(parents=True)
     for key in case.keys if case.size else ():
-        _write_random(bucket / key, case.size)
+        if body is None:
+            _write_random(bucket / key, case.size)
+        else:
+            (bucket / key).hardlink_to(body)
     entries = [_entry(bucket / key if case.size else bucket, key) for key in case.keys]
     for first in range(0, case.count, _PAGE):
         _write_page(bucket, first, entries)

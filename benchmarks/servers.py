@@ -85,8 +85,8 @@ class Server:
     """The same for TLS, where it speaks that."""
 
 
-def _environment(endpoint: str) -> dict[str, str]:
-    """For a server that checks no signature."""
+def without_signatures(endpoint: str) -> dict[str, str]:
+    """The variables by which a server is found that checks none."""
     return {
         "AWS_ACCESS_KEY_ID": "benchmark",
         "AWS_SECRET_ACCESS_KEY": "benchmark",
@@ -110,7 +110,7 @@ def slow_server(folder: Path) -> Iterator[Server]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "benchmarks.slow_server", str(folder), str(port), str(LATENCY)]
     with running(command, port, folder.with_name("slow.log"), {"PYTHONPATH": str(ROOT)}):
-        yield Server(f"a server that waits {LATENCY * 1000:.0f} ms", _environment(f"http://{HOST}:{port}"))
+        yield Server(f"a server that waits {LATENCY * 1000:.0f} ms", without_signatures(f"http://{HOST}:{port}"))
 
 
 @contextlib.contextmanager
@@ -119,7 +119,7 @@ def sink_server(folder: Path) -> Iterator[Server]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "benchmarks.sink_server", str(port)]
     with running(command, port, folder.with_name("sink.log"), {"PYTHONPATH": str(ROOT)}):
-        yield Server("a server that keeps nothing", _environment(f"http://{HOST}:{port}"))
+        yield Server("a server that keeps nothing", without_signatures(f"http://{HOST}:{port}"))
 
 
 @contextlib.contextmanager
@@ -132,9 +132,9 @@ def _nginx(program: str, folder: Path, cases: Sequence[Case]) -> Iterator[Server
     places = {"home": home, "folder": folder, "host": HOST, "port": port, "tls_port": tls_port}
     places["checksums"] = "\n".join(_told(folder, case) for case in cases if case.checked)
     settings.write_text(_NGINX.format(user=_user(), workers=max(1, (os.cpu_count() or 1) // 2), **places))
-    encrypted = _environment(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
+    encrypted = without_signatures(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
     with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
-        yield Server("nginx", _environment(f"http://{HOST}:{port}"), encrypted)
+        yield Server("nginx", without_signatures(f"http://{HOST}:{port}"), encrypted)
 
 
 def _told(folder: Path, case: Case) -> str:

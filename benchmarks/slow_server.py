@@ -1,7 +1,7 @@
-"""A read-only S3 server that answers every request late: `python -m benchmarks.slow_server FOLDER PORT SECONDS`.
+"""A read-only S3 server that answers every request late: `python -m benchmarks.slow_server FOLDER PORT SECONDS [HOST]`.
 
 Many requests wait at once, as they would for a store that is far away. It serves what :mod:`benchmarks.objects` wrote,
-from memory, and checks no signature.
+from memory, and checks no signature. It says when it listens.
 """
 
 from __future__ import annotations
@@ -95,11 +95,12 @@ class Connection(asyncio.Protocol):
         self._transport.write(answer(request, self._stored))
 
 
-async def serve(folder: Path, port: int, latency: float) -> None:
+async def serve(folder: Path, port: int, latency: float, host: str = "127.0.0.1") -> None:
     stored = load(folder)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(stored, latency), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(stored, latency), host, port)
+    print("listening", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]))

@@ -35,7 +35,7 @@ CLOUD_VARIABLES = (
 )
 
 
-_LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 0; } & exec 3<&-; wait $server'
+LIFELINE = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill -9 0; } & exec 3<&-; wait $server'
 """Shell text that runs a server until standard input ends, as it does however the process that holds it dies.
 
 It leads a group of its own, all of which is killed then.
@@ -97,7 +97,7 @@ def running(
     clean = without_cloud_variables(os.environ) | dict(environment or {})
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ("sh", "-c", _LIFELINE, "sh", *command),
+            ("sh", "-c", LIFELINE, "sh", *command),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
