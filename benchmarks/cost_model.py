@@ -61,6 +61,8 @@ def fit(runs: Sequence[Run], *, holds_few: bool) -> Model:
 
 
 def _fit(runs: Sequence[Run], name: str, *, holds_few: bool) -> Cost:
+    if not any(getattr(run, name) for run in runs):
+        return Cost(0.0, 0.0, 0.0, holds_few)
     rows = np.array([[1.0, run.count, run.size if holds_few else run.count * run.size] for run in runs])
     measured = np.array([max(getattr(run, name), _LEAST[name]) for run in runs])
     found = _least_squares(rows / measured[:, None], np.ones(len(runs)))
@@ -175,7 +177,7 @@ def coefficients(models: dict[str, Model]) -> Iterator[str]:
 
 
 def _times(cost: Cost) -> str:
-    return f"{cost.per_byte:.1f} objects"
+    return f"{cost.per_byte:.1f} times an object"
 
 
 def _seconds(value: float) -> str:

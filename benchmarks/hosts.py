@@ -245,7 +245,7 @@ def measure(network: Network, folder: Path, before: float, without: float, after
             running.enter_context(reading(network, number, seconds, folder / "checksums", place))
             for number, place in enumerate(places)
         ]
-        _wait_for(lambda: all(place.stat().st_size for place in places), "a client did not begin")
+        _wait_for(lambda: all(place.stat().st_size for place in places) or _failed(processes), "a client did not begin")
         time.sleep(before)
         network.cut(victim)
         cut_at = time.monotonic()
@@ -253,8 +253,16 @@ def measure(network: Network, folder: Path, before: float, without: float, after
         network.join(victim)
         joined_at = time.monotonic()
         _wait_for(lambda: all(process.poll() is not None for process in processes), "a client did not end", after)
+        _failed(processes)
     clients = [[Sample(**json.loads(line)) for line in place.read_text().splitlines()] for place in places]
     return Run(clients, cut_at, joined_at, network.endpoints[victim], network.endpoints)
+
+
+def _failed(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """Whether there is one that ended badly, which is an error: `RuntimeError`."""
+    if any(process.poll() for process in processes):
+        raise RuntimeError("a client failed")
+    return False
 
 
 def _wait_for(what: Callable[[], bool], otherwise: str, longer: float = 0.0) -> None:
