@@ -184,7 +184,7 @@ def _shuffle_manifest(shape: Shape, folder: Path) -> Work:
 
 
 _SMALL: Mapping[str, Any] = {"counts": (1000, 2000), "sizes": (32 * KiB, 128 * KiB), "holds_few": True}
-_LARGE: Mapping[str, Any] = {"counts": (2, 4), "sizes": (16 * MiB, 64 * MiB), "holds_few": True}
+_LARGE: Mapping[str, Any] = {"counts": (4, 8), "sizes": (16 * MiB, 64 * MiB), "holds_few": True}
 _STATES: Mapping[str, Any] = {"counts": (16, 32), "sizes": (1 * MiB, 4 * MiB)}
 _KEYS: Mapping[str, Any] = {"counts": (20_000, 40_000), "sizes": (0,)}
 
@@ -202,7 +202,7 @@ WAYS = (
 )
 
 
-def forked(work: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+def forked(work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     """What `work` tells, in a process of its own. Errors: `RuntimeError`; what went wrong is on stderr."""
     receiving, sending = os.pipe()
     child = os.fork()
@@ -216,7 +216,7 @@ def forked(work: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
     return dict(json.loads(told))
 
 
-def _tell(work: Callable[[], Mapping[str, float]], sending: int) -> None:
+def _tell(work: Callable[[], Mapping[str, Any]], sending: int) -> None:
     """In the child, which ends here."""
     try:
         with open(sending, "w") as pipe:
@@ -227,7 +227,7 @@ def _tell(work: Callable[[], Mapping[str, float]], sending: int) -> None:
         os._exit(1)
 
 
-def measure(way: Way, shape: Shape, folder: Path, server: Server) -> Mapping[str, float]:
+def measure(way: Way, shape: Shape, folder: Path, server: Server) -> Mapping[str, Any]:
     """What a :class:`Run` says, of this process. Errors: `RuntimeError` where not all was done."""
     os.environ.update(server.encrypted if way.tls else server.environment)
     work = way.prepare(shape, folder)
@@ -258,14 +258,14 @@ def run(ways: Sequence[Way], folder: Path, rounds: int) -> dict[str, list[Run]]:
             raise RuntimeError("nginx is needed: it alone costs less than what is measured")
         for way in ways:
             shapes = [*way.shapes, way.grown]
-            server = sink if way.sinks else fast
-            turns = [
-                [Run(**forked(partial(measure, way, shape, folder, server))) for shape in shapes]
-                for _ in range(rounds)  # type: ignore[arg-type]
-            ]
+            turns = [_turn(way, shapes, folder, sink if way.sinks else fast) for _ in range(rounds)]
             found[way.name] = [typical(each) for each in zip(*turns, strict=True)]
             print(f"{way.name}: {found[way.name][-1]}", file=sys.stderr, flush=True)
     return found
+
+
+def _turn(way: Way, shapes: Sequence[Shape], folder: Path, server: Server) -> list[Run]:
+    return [Run(**forked(partial(measure, way, shape, folder, server))) for shape in shapes]
 
 
 def write(ways: Sequence[Way], folder: Path) -> None:
@@ -286,7 +286,7 @@ def _write_objects(shape: Shape, folder: Path) -> None:
     write_objects(folder / "objects", Case("", "", shape.bucket, shape.count, shape.size, 0), body)
 
 
-def _write_checkpoint(shape: Shape, place: Path) -> Mapping[str, float]:
+def _write_checkpoint(shape: Shape, place: Path) -> Mapping[str, Any]:
     import torch
 
     place.mkdir()
@@ -331,8 +331,9 @@ def extrapolation(models: Mapping[str, Model]) -> list[str]:
         size = "small" if job.size < MiB else "large"
         plain, tls = models[f"{size} objects, iterable"], models[f"{size} objects, iterable, TLS"]
         lines += table(f"{job.title}; {job.ranks:,} ranks of {job.workers} processes", [*epoch(job, plain, tls)])
-    of_keys = (models[f"keys, {each}"] for each in ("listed", "written to a manifest", "shuffled from a manifest"))
-    return lines + table(f"{JOBS[0].count:,} keys", [*keys(JOBS[0], *of_keys, _PAGES_A_SECOND)])
+    names = ("listed", "written to a manifest", "shuffled from a manifest")
+    listed, made, shuffled = (models[f"keys, {each}"] for each in names)
+    return lines + table(f"{JOBS[0].count:,} keys", [*keys(JOBS[0], listed, made, shuffled, _PAGES_A_SECOND)])
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ class Namespaces:
     def __init__(self, names: Sequence[str], orders: Callable[[str], None]) -> None:
         self.names = names
         self.addresses = [f"198.18.0.{number}" for number in range(1, len(names) + 1)]
-        self.endpoints = [f"http://{address}:{_PORT}" for address in self.addresses[CLIENTS:]]
+        self.endpoints: Sequence[str] = [f"http://{address}:{_PORT}" for address in self.addresses[CLIENTS:]]
         self._orders = orders
 
     def inside(self, client: int) -> Sequence[str]:
@@ -128,7 +128,7 @@ class Loopback:
     """Endpoints that are gateways, all to one server."""
 
     def __init__(self, gateways: Sequence[Gateway]) -> None:
-        self.endpoints = [gateway.endpoint for gateway in gateways]
+        self.endpoints: Sequence[str] = [gateway.endpoint for gateway in gateways]
         self._gateways = gateways
 
     def inside(self, client: int) -> Sequence[str]:
@@ -344,7 +344,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="s3dlio-hosts-") as name:
         objects = prepare(Path(name))
         apart = not options.loopback and has_namespaces()
-        made = namespaces(objects, delay, options.loss / 100, rate) if apart else loopback(objects, delay, rate)
+        made: contextlib.AbstractContextManager[Network] = (
+            namespaces(objects, delay, options.loss / 100, rate) if apart else loopback(objects, delay, rate)
+        )
         with made as network:
             run = measure(network, Path(name), *options.phases)
     line = f"{options.delay:.0f} ms one way, {options.loss:.1f} % lost" if apart else f"{2 * options.delay:.0f} ms late"

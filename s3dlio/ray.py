@@ -49,10 +49,10 @@ class ObjectDatasource(Datasource):  # type: ignore[misc]
 
     def __init__(self, objects: str | Manifest, *, config: Config | None = None) -> None:
         super().__init__()
-        manifest = objects if isinstance(objects, Manifest) else None
-        self._store, prefix = locate_prefix(objects if manifest is None else manifest.header.uri, config)
-        self._objects: Sequence[ObjectMeta] = _listed(self._store, prefix) if manifest is None else manifest
-        self._size = sum(meta.size for meta in self._objects) if manifest is None else manifest.header.size
+        uri = objects if isinstance(objects, str) else objects.header.uri
+        self._store, prefix = locate_prefix(uri, config)
+        self._objects: Sequence[ObjectMeta] = _listed(self._store, prefix) if isinstance(objects, str) else objects
+        self._size = _total(self._objects) if isinstance(objects, str) else objects.header.size
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all objects."""
@@ -80,6 +80,10 @@ class ObjectDatasource(Datasource):  # type: ignore[misc]
 
 def _listed(store: BlockingStore, prefix: str) -> list[ObjectMeta]:
     return [meta for page in store.list_pages(prefix) for meta in page.objects]
+
+
+def _total(objects: Sequence[ObjectMeta]) -> int:
+    return sum(meta.size for meta in objects)
 
 
 def _blocks(store: BlockingStore, objects: Sequence[ObjectMeta], numbers: range) -> Iterator[pa.Table]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.places import place_of
-from tests.test_public import faults
+from ..places import place_of
+from ..test_public import faults
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dask-ray.md").read_text()
 pytestmark = pytest.mark.timeout(900)  # Ray starts eight processes, some of which import a lot
