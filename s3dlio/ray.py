@@ -96,7 +96,8 @@ def _blocks(store: BlockingStore, objects: Sequence[ObjectMeta], numbers: range)
         if size >= _BLOCK:
             yield pa.table([uris, contents], _COLUMNS)
             uris, contents, size = [], [], 0
-    yield pa.table([uris, contents], _COLUMNS)
+    if uris:
+        yield pa.table([uris, contents], _COLUMNS)
 
 
 def _read(store: BlockingStore, objects: Iterator[ObjectMeta]) -> Iterator[tuple[str, bytes]]:

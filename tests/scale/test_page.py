@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from ..places import place_of
-from ..test_public import faults
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dask-ray.md").read_text()
 pytestmark = pytest.mark.timeout(900)  # Ray starts eight processes, some of which import a lot
@@ -106,7 +105,3 @@ def test_ray(request: pytest.FixtureRequest) -> None:
     assert min(found["asked"].values()) > 0
     assert "NotFoundError" in found["refused"]
     assert "few/007" in found["refused"]
-
-
-def test_the_source_for_ray_is_described() -> None:
-    assert list(faults("s3dlio.ray", "ObjectDatasource")) == []
