@@ -65,8 +65,8 @@ def _fit(runs: Sequence[Run], name: str, *, holds_few: bool) -> Cost:
         return Cost(0.0, 0.0, 0.0, holds_few)
     rows = np.array([[1.0, run.count, run.size if holds_few else run.count * run.size] for run in runs])
     measured = np.array([max(getattr(run, name), _LEAST[name]) for run in runs])
-    found = _least_squares(rows / measured[:, None], np.ones(len(runs)))
-    return Cost(*(float(each) for each in found), holds_few)
+    fixed, per_object, per_byte = _least_squares(rows / measured[:, None], np.ones(len(runs)))
+    return Cost(float(fixed), float(per_object), float(per_byte), holds_few)
 
 
 def _least_squares(rows: Any, wanted: Any) -> Any:
@@ -85,8 +85,8 @@ def _least_squares(rows: Any, wanted: Any) -> Any:
 
 def difference(model: Model, run: Run, name: str) -> float:
     """By which part of what was measured the model is off, above 0 where it says too much."""
-    measured, said = max(getattr(run, name), _LEAST[name]), max(model[name].of(run.count, run.size), _LEAST[name])
-    return said / measured - 1
+    measured: float = max(getattr(run, name), _LEAST[name])
+    return max(model[name].of(run.count, run.size), _LEAST[name]) / measured - 1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A network between namespaces, with latency, loss and a rate: `python -m benchmarks.delay_line SETTINGS`.
 
 Each host is a network namespace whose one device is a TUN. This process has the other ends of all of them, and passes
-packets on by their IPv4 destination: a packet waits for its sender's link, then for the way, and one in so many is
-lost. A host that is cut off neither sends nor receives, and nobody is told, as when a cable is pulled.
+packets on by their IPv4 destination: one waits for its sender's link, then for the way, and one in so many is lost.
+What a host cannot send yet stays with it, as its kernel knows, so nothing is dropped for want of room. A host that is
+cut off neither sends nor receives, and nobody is told, as when a cable is pulled.
 
 SETTINGS is JSON, a :class:`Settings`. `up` is printed when all devices are there. On standard input `cut ADDRESS` and
 `join ADDRESS` are lines; its end ends the process, and with it the devices. It has to be root's.
@@ -15,6 +16,7 @@ import ctypes
 import fcntl
 import heapq
 import json
+import math
 import os
 import random
 import select
@@ -31,8 +33,8 @@ _TUNSETIFF, _TUN_WITHOUT_HEADER = 0x400454CA, 0x1001
 """Source: linux/if_tun.h."""
 _NEW_NETWORK = 0x40000000
 _MTU = 9000
-_QUEUE = 0.05
-"""Seconds of packets that wait for a link; what is more is dropped, as by a switch."""
+_AHEAD = 0.005
+"""Seconds of packets that are taken from a host before its link is free."""
 _TURN = 64
 _DESTINATION = slice(16, 20)
 
@@ -54,10 +56,12 @@ class Link:
     rate: float
     free_at: float = 0.0
 
-    def sent_at(self, size: int, now: float) -> float | None:
-        """When a packet of `size` bytes that comes now is on its way; `None` where the queue is full."""
-        if self.free_at - now > _QUEUE:
-            return None
+    def wait(self, now: float) -> float:
+        """Seconds until it takes a packet."""
+        return max(0.0, self.free_at - now - _AHEAD)
+
+    def sent_at(self, size: int, now: float) -> float:
+        """When a packet of `size` bytes that comes now is on its way."""
         self.free_at = max(self.free_at, now) + size / self.rate
         return self.free_at
 
@@ -81,28 +85,32 @@ class Line:
         source = self._addresses[device]
         with contextlib.suppress(BlockingIOError):
             for _ in range(_TURN):
+                if self.wait(device):
+                    break
                 self._begin(source, os.read(device, _MTU + 100), time.monotonic())
+
+    def wait(self, device: int) -> float:
+        """Seconds until its host may send."""
+        return self._links[self._addresses[device]].wait(time.monotonic())
 
     def _begin(self, source: bytes, packet: bytes, now: float) -> None:
         target = packet[_DESTINATION]
+        arrives_at = self._links[source].sent_at(len(packet), now) + self.settings.delay
         known = packet[0] >> 4 == 4 and target in self.devices
-        if not known or source in self.cut or random.random() < self.settings.loss:
-            return
-        sent_at = self._links[source].sent_at(len(packet), now)
-        if sent_at is not None:
-            heapq.heappush(self._on_their_way, (sent_at + self.settings.delay, next(self._order), target, packet))
+        if known and source not in self.cut and random.random() >= self.settings.loss:
+            heapq.heappush(self._on_their_way, (arrives_at, next(self._order), target, packet))
 
     def give(self) -> float:
-        """Hand over what has arrived. Milliseconds until more has, -1 where nothing is on its way."""
+        """Hand over what has arrived. Seconds until more has; infinite where nothing is on its way."""
         while self._on_their_way:
             wait = self._on_their_way[0][0] - time.monotonic()
             if wait > 0:
-                return wait * 1000
+                return wait
             *_, target, packet = heapq.heappop(self._on_their_way)
             if target not in self.cut:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self.devices[target], packet)
-        return -1
+        return math.inf
 
     def obey(self, order: str) -> None:
         verb, address = order.split()
@@ -137,14 +145,20 @@ def device(namespace: str, address: str) -> int:
 
 def run(line: Line) -> None:
     """Until standard input ends."""
-    poll = select.epoll()
+    poll, resting = select.epoll(), set[int]()
     for end in (*line.devices.values(), sys.stdin.fileno()):
         poll.register(end, select.EPOLLIN)
     while True:
-        wait = line.give()
-        for ready, _ in poll.poll(wait / 1000 if wait >= 0 else -1):
+        for rested in [end for end in resting if not line.wait(end)]:
+            poll.modify(rested, select.EPOLLIN)
+            resting.discard(rested)
+        wait = min(line.give(), *(line.wait(end) for end in resting), math.inf)
+        for ready, _ in poll.poll(wait if wait < math.inf else -1):
             if ready != sys.stdin.fileno():
                 line.take(ready)
+                if line.wait(ready):
+                    poll.modify(ready, 0)
+                    resting.add(ready)
             elif orders := os.read(ready, 4096):
                 for order in orders.decode().splitlines():
                     line.obey(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -30,7 +31,7 @@ class Network:
         packet = bytes([0x45, *range(1, 12)]) + socket.inet_aton(source) + socket.inet_aton(target) + b"content"
         self.hosts[source].send(packet)
         self.line.take(self._ends[source])
-        while self.line.give() >= 0:
+        while self.line.give() < math.inf:
             pass
         with suppress(BlockingIOError, KeyError):
             return self.hosts[target].recv(100) == packet
@@ -57,10 +58,11 @@ def test_a_host_that_is_cut_off_neither_sends_nor_receives(network: Network) -> 
     assert network.arrives(FIRST, SECOND)
 
 
-def test_a_link_sends_one_packet_after_another_and_drops_what_does_not_fit() -> None:
+def test_a_link_sends_one_packet_after_another_and_says_when_it_takes_more() -> None:
     link = Link(rate=1000)
+    assert link.wait(now=5.0) == 0
     assert link.sent_at(20, now=5.0) == pytest.approx(5.02)
-    assert link.sent_at(20, now=5.0) == pytest.approx(5.04)
-    assert link.sent_at(20, now=5.01) == pytest.approx(5.06)
-    assert link.sent_at(20, now=5.0) is None
+    assert link.sent_at(20, now=5.01) == pytest.approx(5.04)
+    assert link.wait(now=5.02) == pytest.approx(0.015)
+    assert link.wait(now=5.04) == 0
     assert link.sent_at(20, now=9.0) == pytest.approx(9.02)
