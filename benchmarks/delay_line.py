@@ -138,7 +138,7 @@ def device(namespace: str, address: str) -> int:
     with inside(namespace):
         end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH14x", b"line", _TUN_WITHOUT_HEADER))
-    for order in (f"addr add {address}/24 dev line", f"link set line mtu {_MTU} txqueuelen 2000 up"):
+    for order in (f"addr add {address}/24 dev line", f"link set line mtu {_MTU} txqueuelen 500 up"):
         subprocess.run(["ip", "-n", namespace, *order.split()], check=True)
     return end
 
