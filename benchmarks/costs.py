@@ -184,8 +184,8 @@ def _shuffle_manifest(shape: Shape, folder: Path) -> Work:
 
 
 _SMALL: Mapping[str, Any] = {"counts": (1000, 2000), "sizes": (32 * KiB, 128 * KiB), "holds_few": True}
-_LARGE: Mapping[str, Any] = {"counts": (4, 8), "sizes": (16 * MiB, 64 * MiB), "holds_few": True}
-_STATES: Mapping[str, Any] = {"counts": (16, 32), "sizes": (1 * MiB, 4 * MiB)}
+_LARGE: Mapping[str, Any] = {"counts": (8, 16), "sizes": (32 * MiB, 64 * MiB), "holds_few": True}
+_STATES: Mapping[str, Any] = {"counts": (32, 64), "sizes": (2 * MiB, 4 * MiB)}
 _KEYS: Mapping[str, Any] = {"counts": (50_000, 100_000), "sizes": (0,)}
 
 WAYS = (
