@@ -273,7 +273,9 @@ _BY_STATUS: dict[int, type[StoreError]] = {
 
 def shown(text: str, most: int = 500) -> str:
     """A stranger's text as an error may show it: one line, printable, of at most `most` characters."""
-    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text[: 4 * most].split()))
+    line = " ".join(text[: 4 * most].split())
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 

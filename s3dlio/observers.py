@@ -1,16 +1,20 @@
 """Who is told what goes on: the log, a file of a trace, a hook of the application's, OpenTelemetry.
 
-Theory of operation. All of them are *observers*: functions that are called with an event and what it is about, an
+Theory of operation. Most of them are *observers*: functions that are called with an event and what it is about, an
 :class:`Attempt` or a :class:`Span`. That of one store comes with its requests, those of the whole process are kept
 here, and the log is one while its level is DEBUG. Where there is none, an attempt costs one look at whether there is.
 
-An observer is called on the thread where the thing happened, and should be quick. What it raises is logged, and harms
+Who needs to know no more than what has been, as a trace does, is a *recorder*: it is told of what has ended, and of the
+small objects that a batch has read in few words, once for all that came together (:class:`Read`). So these cost it a
+tuple each, and no :class:`Attempt`.
+
+Either is called on the thread where the thing happened, and should be quick. What it raises is logged, and harms
 nothing else. It is never shown a query, a header or a body: they may hold secrets.
 
 To say what somebody waited for, attempts bear a *cause*: what the task that made them works for, such as a blocking
 call, or an object that is read ahead; the waiting has the same.
 
-Ownership: an observer is its maker's. Fork: a child begins with none but the log.
+Ownership: each is its maker's. Fork: a child begins with none but the log.
 """
 
 from __future__ import annotations
@@ -19,15 +23,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
 from .errors import ErrorContext, shown
 
 _log = logging.getLogger("s3dlio")
+
+T = TypeVar("T")
 
 Hook = Callable[[str, dict[str, Any]], object]
 """An application's: called with the name of an event, such as `attempt.complete`, and what it is about."""
@@ -73,7 +79,9 @@ class Attempt:
         attempt: int = 1,
         sent: int = 0,
         cause: Hashable = None,
+        asked_at: float | None = None,
     ) -> None:
+        """`asked_at` is when it was asked, at once, on a connection that was there, where nobody was told then."""
         self._observers = observers
         self.operation = operation
         self.method = method
@@ -90,8 +98,8 @@ class Attempt:
         """Whether it was sent again within it, with newer credentials or by the server's clock."""
         self.request_id: str | None = None
         self.cause = _cause.get() if cause is None else cause
-        self.begun = self.ended = trio.current_time()
-        self._connected: float | None = None
+        self.begun = self.ended = trio.current_time() if asked_at is None else asked_at
+        self._connected = asked_at
         self._answered: float | None = None
         self.at = 0.0
         """When it ended, by `time.monotonic()`."""
@@ -171,10 +179,31 @@ class Attempt:
         )
 
 
+Row = tuple[str, str, str, float, int]
+"""Of an object that was read: its key, operation and endpoint, when it was asked for, and its bytes."""
+
+
+class Read(NamedTuple):
+    """Whole objects that came together, each by a GET that was answered with 200 on a connection that was there.
+
+    Each is an attempt, the first one, whose cause is its key, and all of whose time is that to the first byte.
+    """
+
+    rows: Sequence[Row]
+    ended: float
+    """When they came, in Trio's time, as that in each row."""
+    at: float
+    """The same by `time.monotonic()`."""
+
+
 Observer = Callable[[str, Attempt | Span], object]
 """Called with an event, such as `attempt.started`, `attempt.complete`, `attempt.failed`, `wait.complete`."""
 
+Recorder = Callable[[Attempt | Span | Read], object]
+"""Called with what has ended."""
+
 _everybody: tuple[Observer, ...] = ()
+_recorders: tuple[Recorder, ...] = ()
 
 
 def observe(observer: Observer) -> None:
@@ -183,16 +212,40 @@ def observe(observer: Observer) -> None:
     _everybody = (*_everybody, observer)
 
 
-def leave(observer: Observer) -> None:
-    """Tell it no more."""
-    global _everybody
-    _everybody = tuple(each for each in _everybody if each != observer)
+def record(recorder: Recorder) -> None:
+    """Tell `recorder`, from now on, of all that has ended in this process."""
+    global _recorders
+    _recorders = (*_recorders, recorder)
+
+
+def leave(who: Observer | Recorder) -> None:
+    """Tell them no more."""
+    global _everybody, _recorders
+    _everybody = tuple(each for each in _everybody if each != who)
+    _recorders = tuple(each for each in _recorders if each != who)
 
 
 def observers(own: Observer | None) -> tuple[Observer, ...]:
     """Who is told of a request, whose store may have an observer of its `own`."""
+    found = witnesses(own)
+    return (*found, _record_end) if _recorders else found
+
+
+def witnesses(own: Observer | None) -> tuple[Observer, ...]:
+    """Those of :func:`observers` that have to be told of each attempt, also of a batch's: all but recorders."""
     found = _everybody if own is None else (*_everybody, own)
     return (*found, _write_line) if _log.isEnabledFor(logging.DEBUG) else found
+
+
+def recording() -> bool:
+    """Whether there are recorders."""
+    return bool(_recorders)
+
+
+def have_read(rows: Sequence[Row]) -> None:
+    """These have come now, and there were no witnesses: recorders are told."""
+    if rows:
+        _tell((_record_end,), "read.complete", Read(rows, trio.current_time(), time.monotonic()))
 
 
 def observer_of(hook: Hook) -> Observer:
@@ -202,18 +255,18 @@ def observer_of(hook: Hook) -> Observer:
 
 def caused_by(cause: Hashable) -> None:
     """What this task does from now on, and those that it starts, is for `cause`."""
-    if _everybody:
+    if _everybody or _recorders:
         _cause.set(cause)
 
 
 def span_ended(name: str, begun: float, cause: Hashable = None) -> None:
     """A span `name` has ended, which began at the time `begun`, of `time.monotonic()`."""
-    if _everybody:
+    if _everybody or _recorders:
         span = Span(name, _cause.get() if cause is None else cause, begun, time.monotonic(), threading.get_native_id())
-        _tell(_everybody, f"{name}.complete", span)
+        _tell((*_everybody, _record_end), f"{name}.complete", span)
 
 
-def _tell(observers: tuple[Observer, ...], event: str, what: Attempt | Span) -> None:
+def _tell(observers: Sequence[Callable[[str, T], object]], event: str, what: T) -> None:
     for observer in observers:
         try:
             observer(event, what)
@@ -226,10 +279,16 @@ def _write_line(event: str, what: Attempt | Span) -> None:
         _log.debug("%s", what)
 
 
+def _record_end(event: str, what: Attempt | Span | Read) -> None:
+    if event != "attempt.started":
+        for recorder in _recorders:
+            recorder(what)
+
+
 def _forget() -> None:
     """In a forked child."""
-    global _everybody
-    _everybody = ()
+    global _everybody, _recorders
+    _everybody, _recorders = (), ()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -1,7 +1,8 @@
 """A trace of what this process asks of stores, and of what its threads wait for, as a file that timeline viewers show.
 
-Theory of operation. A trace is an observer (:mod:`..observers`) that does nothing but remember; a thread of its own
-writes, twice a second. The file is an array of events, complete ones (`"ph": "X"`) and names (`"M"`), and each piece is
+Theory of operation. A trace is a recorder (:mod:`..observers`) that does nothing but remember; a thread of its own
+writes, twice a second, and sooner where there is much. What it cannot write in time, as a disk may be slow, is counted,
+and told of in the file, so that it never grows without bound in memory. The file is an array of events, complete ones (`"ph": "X"`) and names (`"M"`), and each piece is
 written at once, together with the bracket that ends it, over the bracket before. So it is valid JSON whenever somebody
 looks, also when the process was killed. Source: the "Trace Event Format" of Chrome, which Perfetto reads.
 
@@ -14,22 +15,30 @@ process ends, which for a worker of a `DataLoader` is no exit as others are.
 
 from __future__ import annotations
 
-import heapq
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from json.encoder import encode_basestring_ascii
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ..observers import Attempt, Span, leave, observe
+from ..observers import Attempt, Read, Span, leave, record
 
 _PAUSE = 0.5
+_MANY = 1 << 12
+"""Notes that are worth writing at once."""
+
+_MOST = 1 << 16
+"""Notes that are kept till they are written; others are lost."""
+
+_PIECE = 1 << 9
+"""Notes that are made events of, and written, at a time."""
+
 _REMEMBERED = 1 << 14
 """Most attempts, and others, that are kept for waits which have not ended yet, or never will be."""
 
@@ -40,6 +49,7 @@ _LEAST = 1e-6
 _SHOWN = 0.05
 """Part of an attempt that is not its longest phase, from which on its phases are worth events."""
 
+_BEGIN = '{"tid":'
 _END = b"\n]\n"
 _RANKS = ("body", "first byte", "connection", "list", "checksum")
 
@@ -75,29 +85,55 @@ def attribute(begun: float, ended: float, phases: Iterable[Phase]) -> list[Phase
     known = [each for each in phases if each.begun < ended]
     if not known:
         return []
+    if all(before.ended <= after.begun for before, after in pairwise(known)) and all(
+        each.name in _RANKS for each in known
+    ):
+        return _in_turn(begun, ended, known)
     last = max(each.ended for each in known)
     marks = sorted({begun, ended, *(mark for _, *both in known for mark in both if begun < mark < ended)})
     found: list[Phase] = []
     for start, end in pairwise(marks):
         under_way = {name for name, first, stop in known if first <= start and end <= stop}
         name = next((rank for rank in _RANKS if rank in under_way), "hand-over" if start >= last else "queue")
-        if found and found[-1].name == name:
-            start = found.pop().begun
-        found.append(Phase(name, start, end))
+        _add(found, name, start, end)
     return found
 
 
+def _in_turn(begun: float, ended: float, phases: list[Phase]) -> list[Phase]:
+    """The same for phases that came one after the other, as nearly all do: with less ado."""
+    found: list[Phase] = []
+    done = begun
+    for name, first, last in phases:
+        if done < first:
+            _add(found, "queue", done, first)
+            done = first
+        if done < last:
+            _add(found, name, done, min(last, ended))
+            done = min(last, ended)
+    if done < ended:
+        _add(found, "hand-over", done, ended)
+    return found
+
+
+def _add(found: list[Phase], name: str, begun: float, ended: float) -> None:
+    if found and found[-1].name == name:
+        begun = found.pop().begun
+    found.append(Phase(name, begun, ended))
+
+
 class _Events:
-    """Makes events, as JSON, of what observers are told; the time is counted from `begun`, on the thread of `maker`."""
+    """Makes events, as JSON, of what recorders are told; the time is counted from `begun`, on the thread of `maker`."""
 
     def __init__(self, begun: float, maker: int) -> None:
         self._pid = os.getpid()
         self._begun = begun
-        self._rows: list[tuple[float, int]] = []
-        """Those of attempts, each with the end of its last one: a heap."""
+        self._rows: deque[tuple[float, int]] = deque()
+        """Those of attempts, each with the end of its last one, about in that order."""
         self._known: dict[Hashable, list[Attempt | Span]] = {}
         """By causes, the one that was heard of last at the end."""
         self._count = 0
+        self._read: dict[Hashable, tuple[float, float]] = {}
+        """Of what came together, when each was asked for, and came, by its key."""
         self._free_since = {maker: begun}
         """Of each thread, when its last wait ended."""
 
@@ -107,27 +143,53 @@ class _Events:
         for thread in self._free_since:
             yield self._named("thread_name", thread, _name_of(thread))
 
+    def of(self, what: Attempt | Span | Read) -> Iterator[str]:
+        """What there is to tell of it."""
+        if isinstance(what, Read):
+            return self.of_read(what)
+        return self.of_attempt(what) if isinstance(what, Attempt) else self.of_span(what)
+
     def of_attempt(self, attempt: Attempt) -> Iterator[str]:
         """An attempt, and what it consisted of where that is more than one thing."""
         begun = attempt.at - (attempt.ended - attempt.begun)
         self._remember(attempt)
-        new = not self._rows or self._rows[0][0] > begun
-        row = _ROWS + len(self._rows) if new else heapq.heappop(self._rows)[1]
-        heapq.heappush(self._rows, (attempt.at, row))
-        if new:
-            yield self._named("thread_name", row, f"attempts {row - _ROWS}")
+        if self._none_free(begun):
+            yield self._new_row(begun)
+        row = self._rows.popleft()[1]
+        self._rows.append((attempt.at, row))
         yield self._complete(attempt.operation, row, begun, attempt.at, _told(attempt))
         waited = attempt.waited
         if (whole := sum(waited)) - max(waited) > _SHOWN * whole:
             for phase in phases_of(attempt):
                 yield self._complete(phase.name, row, phase.begun, phase.ended)
 
+    def of_read(self, read: Read) -> Iterator[str]:
+        """The same of objects that came together: what many of them have in common is made once."""
+        at, rows, known = read.at, self._rows, self._read
+        alike: dict[tuple[float, str, str], tuple[float, str]] = {}
+        for key, operation, endpoint, asked, received in read.rows:
+            common = alike.get((asked, operation, endpoint))
+            if common is None:
+                begun = at - (read.ended - asked)
+                told = f'"endpoint":{encode_basestring_ascii(endpoint)},"attempt":1,"status":200,"sent":0,"received":'
+                event = self._complete(operation, 0, begun, at, told)
+                common = alike[asked, operation, endpoint] = begun, event.removeprefix(_BEGIN + "0").removesuffix("}}")
+            begun, middle = common
+            if self._none_free(begun):
+                yield self._new_row(begun)
+            row = rows.popleft()[1]
+            rows.append((at, row))
+            known[key] = begun, at
+            yield f'{_BEGIN}{row}{middle}{received},"key":{encode_basestring_ascii(key)}}}}}'
+        if len(known) > 2 * _REMEMBERED:
+            self._read = dict(islice(known.items(), len(known) - _REMEMBERED, None))
+
     def of_span(self, span: Span) -> Iterator[str]:
         """A wait, what was waited for, and what the thread did before; anything else is kept, for the wait to come."""
         if span.name != "wait":
             self._remember(span)
             return
-        phases = attribute(span.begun, span.ended, chain(*map(phases_of, self._take(span.cause))))
+        phases = attribute(span.begun, span.ended, self._phases_for(span.cause))
         if span.thread not in self._free_since:
             yield self._named("thread_name", span.thread, _name_of(span.thread))
         yield from self.of_consumer(span.thread, span.begun)
@@ -136,11 +198,33 @@ class _Events:
         for name, begun, ended in (Phase("wait", span.begun, span.ended), *phases):
             yield self._complete(name, span.thread, begun, ended, what if name == "wait" else "")
 
+    def end(self, thread: int, lost: int) -> Iterator[str]:
+        """The last time of the maker's own, and how much is missing, if anything is."""
+        now = time.monotonic()
+        yield from self.of_consumer(thread, now)
+        if lost:
+            yield self._complete(f"{lost} notes lost", thread, now, now)
+
     def of_consumer(self, thread: int, until: float) -> Iterator[str]:
         """The time of a thread's own, from the last time it waited."""
         since = self._free_since.get(thread, until)
         if until - since > _LEAST:
             yield self._complete("consumer", thread, since, until)
+
+    def _phases_for(self, cause: Hashable) -> list[Phase]:
+        """What was done for it, which is told of once."""
+        read = self._read.pop(cause, None)
+        found = [] if read is None else [Phase("first byte", *read)]
+        return [*found, *chain(*map(phases_of, self._take(cause)))]
+
+    def _none_free(self, begun: float) -> bool:
+        return not self._rows or self._rows[0][0] > begun
+
+    def _new_row(self, free: float) -> str:
+        """Have another row for attempts, which is free from then on, be the first; the event that names it."""
+        row = _ROWS + len(self._rows)
+        self._rows.appendleft((free, row))
+        return self._named("thread_name", row, f"attempts {row - _ROWS}")
 
     def _remember(self, what: Attempt | Span) -> None:
         known = self._take(what.cause)
@@ -158,7 +242,7 @@ class _Events:
     def _complete(self, name: str, row: int, begun: float, ended: float, args: str = "") -> str:
         start, end = round((begun - self._begun) * 1e9), round((ended - self._begun) * 1e9)
         return (
-            f'{{"ph":"X","pid":{self._pid},"tid":{row},"ts":{start / 1000:.3f},"dur":{(end - start) / 1000:.3f},'
+            f'{_BEGIN}{row},"ph":"X","pid":{self._pid},"ts":{start / 1000:.3f},"dur":{(end - start) / 1000:.3f},'
             f'"name":"{name}","args":{{{args}}}}}'
         )
 
@@ -184,7 +268,8 @@ class Trace:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._pid, self._maker = os.getpid(), threading.get_native_id()
         self._events = _Events(time.monotonic(), self._maker)
-        self._news: deque[Attempt | Span] = deque()
+        self._news: deque[Attempt | Span | Read] = deque()
+        self._lost = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._place = 0
         self._closed = False
@@ -194,31 +279,39 @@ class Trace:
         except BaseException:
             os.close(self._file)
             raise
-        self._stop = threading.Event()
+        self._stop = False
+        self._due = threading.Event()
         self._writer = threading.Thread(target=self._work, name="s3dlio-trace", daemon=True)
         self._writer.start()
         self._at_exit = Finalize(None, self._close_quietly, exitpriority=10)
-        observe(self._note)
+        record(self._note)
 
-    def _note(self, event: str, what: Attempt | Span) -> None:
-        if event != "attempt.started":
+    def _note(self, what: Attempt | Span | Read) -> None:
+        count = len(self._news)
+        if count < _MOST:
             self._news.append(what)
+        else:
+            self._lost += 1
+        if count == _MANY:
+            self._due.set()
 
     def _work(self) -> None:
         try:
-            while not self._stop.wait(_PAUSE):
-                self._write(self._drain())
-            self._write(self._drain())
+            while not self._stop:
+                self._due.wait(_PAUSE)
+                self._due.clear()
+                self._drain()
+            self._drain()
         except OSError as error:
             self._error = error
             leave(self._note)
 
-    def _drain(self) -> Iterator[str]:
+    def _drain(self) -> None:
         while self._news:
-            what = self._news.popleft()
-            yield from self._events.of_attempt(what) if isinstance(what, Attempt) else self._events.of_span(what)
+            noted = [self._news.popleft() for _ in range(min(len(self._news), _PIECE))]
+            self._write(chain.from_iterable(map(self._events.of, noted)))
 
-    def _write(self, events: Iterator[str]) -> None:
+    def _write(self, events: Iterable[str]) -> None:
         """Write `events` over the end of those before, with an end of their own."""
         piece = ",\n".join(events).encode()
         if not piece:
@@ -234,14 +327,15 @@ class Trace:
         if self._closed or self._pid != os.getpid():
             return
         leave(self._note)
-        self._stop.set()
+        self._stop = True
+        self._due.set()
         self._writer.join()
         self._at_exit.cancel()
         self._closed = True
         try:
             if self._error is not None:
                 raise self._error
-            self._write(self._events.of_consumer(self._maker, time.monotonic()))
+            self._write(self._events.end(self._maker, self._lost))
         finally:
             os.close(self._file)
 

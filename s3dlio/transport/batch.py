@@ -23,7 +23,7 @@ import trio
 
 from ..alignment.buffers import address_of, fresh_bytes
 from ..errors import ErrorContext
-from ..observers import Attempt, observers
+from ..observers import Attempt, Row, have_read, observers, recording, witnesses
 from .balance import LEAST
 from .connection import Answer, Connection
 from .endpoint import Endpoint
@@ -86,8 +86,16 @@ class _Asked(NamedTuple, Generic[T]):
 
     def failed(self, failure: str) -> None:
         """Tell that it was not answered."""
-        if self.attempt is not None:
-            self.attempt.failed(failure)
+        if self.connection.attempt is not None:
+            self.connection.attempt.failed(failure)
+
+    def observe(self) -> None:
+        """Have what is not over be an attempt, from now on, where recorders alone were to be told when it is."""
+        told = observers(self.request.observer) if self.attempt is None else ()
+        if told:
+            self.connection.attempt = self.upstream.observed(
+                told, self.request, self.key, cause=self.key, asked_at=self.begun
+            )
 
 
 class Batch(Generic[T]):
@@ -161,8 +169,15 @@ class Batch(Generic[T]):
     async def answers(self) -> list[Reply[T]]:
         """What has come, when something has. None after :meth:`interrupt`."""
         await self._hear()
+        return self._replies()
+
+    def _replies(self) -> list[Reply[T]]:
         ended, self._ended = self._ended, []
-        return [self._reply(descriptor, moved) for descriptor, moved in ended]
+        read: list[Row] | None = [] if recording() else None
+        replies = [self._reply(descriptor, moved, read) for descriptor, moved in ended]
+        if read:
+            have_read(read)
+        return replies
 
     async def _hear(self) -> None:
         await self._news.wait()
@@ -172,7 +187,7 @@ class Batch(Generic[T]):
         """Have :meth:`answers` return."""
         self._news.set()
 
-    def _reply(self, descriptor: int, moved: Moved) -> Reply[T]:
+    def _reply(self, descriptor: int, moved: Moved, read: list[Row] | None) -> Reply[T]:
         asked = self._asked.pop(descriptor)
         owed = self._account(asked)
         connection = asked.connection
@@ -180,16 +195,21 @@ class Batch(Generic[T]):
         try:
             answer = connection.take_whole()
         except MemoryError:  # who asks for it alone may have it, or says why not
+            asked.observe()
             asked.failed("MemoryError")
             connection.give_back(reusable=False)
             return Reply(asked.name, None, None, asked.upstream.endpoint)
         if answer is not None:
             connection.give_back(reusable=connection.reusable)
             asked.service.answered(asked.upstream, len(answer.body), owed, asked.begun)
-        elif connection in self._late:
-            asked.failed(Failure.LATE.value)
-            connection.give_back(reusable=False)
-            asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
+            if read is not None and asked.attempt is None:
+                read.append((asked.key, asked.request.operation, asked.upstream.name, asked.begun, len(answer.body)))
+        else:
+            asked.observe()
+            if connection in self._late:
+                asked.failed(Failure.LATE.value)
+                connection.give_back(reusable=False)
+                asked.service.rotation.failed(asked.upstream, Failure.LATE, asked.size, asked.begun, "late")
         kept = answer is None and connection not in self._late
         self._late.discard(connection)
         return Reply(asked.name, answer, connection if kept else None, asked.upstream.endpoint)
@@ -207,9 +227,8 @@ class Batch(Generic[T]):
         with trio.CancelScope(shield=True):
             while len(self._ended) < len(self._asked):
                 await self._hear()
-        for descriptor, moved in self._ended:
-            self._reply(descriptor, moved).drop()
-        self._ended.clear()
+        for reply in self._replies():
+            reply.drop()
 
 
 def _size(place: bytes) -> int:
@@ -220,10 +239,10 @@ def _size(place: bytes) -> int:
 def _observed(
     request: Request, wanted: Sequence[tuple[T, str, str, int]], taken: Sequence[tuple[Upstream, Connection]]
 ) -> Sequence[Attempt | None]:
-    """Attempts that begin, where somebody wants to know."""
-    told = observers(request.observer)
-    if not told:
+    """Attempts that begin, where there are witnesses."""
+    if not witnesses(request.observer):
         return [None] * len(taken)
+    told = observers(request.observer)
     each = zip(wanted, taken, strict=True)
     return [upstream.observed(told, request, key, cause=key) for (_, key, *_), (upstream, _) in each]
 

@@ -141,7 +141,7 @@ class Upstream:
     ) -> None:
         self._defaults = {"host": endpoint.authority, "accept-encoding": "identity", **headers}
         self.endpoint = endpoint
-        self._name = str(endpoint)
+        self.name = str(endpoint)
         self.pool = pool
         self.signer = signer
         self.load = Load()
@@ -195,14 +195,24 @@ class Upstream:
 
     def where(self, request: Request, key: str | None) -> ErrorContext:
         """Names a request about `key` to this endpoint."""
-        return ErrorContext(request.operation, request.bucket, key, self._name)
+        return ErrorContext(request.operation, request.bucket, key, self.name)
 
     def observed(
-        self, observers: tuple[Observer, ...], request: Request, key: str | None, sent: int = 1, cause: Hashable = None
+        self,
+        observers: tuple[Observer, ...],
+        request: Request,
+        key: str | None,
+        sent: int = 1,
+        cause: Hashable = None,
+        asked_at: float | None = None,
     ) -> Attempt:
-        """An attempt of a `request` about `key`, which has been sent so often then, begins: `observers` are told."""
-        what = request.operation, request.method, request.bucket, key, self._name
-        return Attempt(observers, *what, attempt=sent, sent=sum(map(len, request.body)), cause=cause)
+        """An attempt of a `request` about `key`, which has been sent so often then, begins: `observers` are told.
+
+        Or it has been `asked_at` some time before, and they are told now.
+        """
+        what = request.operation, request.method, request.bucket, key, self.name
+        size = sum(map(len, request.body))
+        return Attempt(observers, *what, attempt=sent, sent=size, cause=cause, asked_at=asked_at)
 
     async def attempt(self, request: Request, download: Download | None, sent: int) -> Answer:
         """The answer to `request`: a 2xx one. `sent` is how often it has been sent then.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
@@ -21,11 +22,12 @@ from hypothesis import strategies as st
 
 import s3dlio
 from s3dlio import Config, observers
-from s3dlio.blocking import BlockingStore
+from s3dlio.blocking import BlockingStore, timeline
 from s3dlio.blocking.gather import Gather, ObjectRanges
 from s3dlio.blocking.prefetch import Want
 from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.timeline import Phase, attribute
+from s3dlio.observers import Read
 from s3dlio.urls import parse_uri
 
 from ..servers.seaweedfs import SeaweedFS
@@ -130,7 +132,10 @@ def ranges(store: BlockingStore) -> None:
 
 
 @pytest.mark.parametrize("read", [reading_ahead, a_group, one_by_one, ranges])
-def test_waiting_is_attributed(store: BlockingStore, path: Path, read: Callable[[BlockingStore], None]) -> None:
+def test_waiting_is_attributed(
+    store: BlockingStore, path: Path, read: Callable[[BlockingStore], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "s3dlio")  # or batches would be told of one by one
     with s3dlio.trace(path):
         read(store)
     events = complete(path)
@@ -156,7 +161,8 @@ def test_a_page_that_was_asked_for_ahead_is_waited_for_as_a_listing(tmp_path: Pa
     assert ours(complete(path))["list"] > 0
 
 
-def test_nothing_overlaps_on_a_row(store: BlockingStore, path: Path) -> None:
+def test_nothing_overlaps_on_a_row(store: BlockingStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "s3dlio")
     with s3dlio.trace(path):
         a_group(store)
     rows: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -206,7 +212,40 @@ def test_it_is_valid_whenever_one_looks(store: BlockingStore, path: Path) -> Non
     size = path.stat().st_size
     store.get(KEYS[0])
     assert path.stat().st_size == size
-    assert observers._everybody == ()
+    assert observers._recorders == ()
+
+
+def test_what_cannot_be_written_in_time_is_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_PAUSE", 600)
+    monkeypatch.setattr(timeline, "_MOST", 2)
+    with s3dlio.trace(path):
+        for _ in range(5):
+            observers.span_ended("wait", time.monotonic())
+    names = [event["name"] for event in complete(path)]
+    assert (names.count("wait"), names.count("3 notes lost")) == (2, 1)
+
+
+def test_much_is_written_before_its_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_PAUSE", 600)
+    monkeypatch.setattr(timeline, "_MANY", 2)
+    with s3dlio.trace(path):
+        size = path.stat().st_size
+        for _ in range(3):
+            observers.span_ended("wait", time.monotonic())
+        while path.stat().st_size == size:
+            pass
+
+
+def test_what_nobody_waits_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_REMEMBERED", 10)
+    events = timeline._Events(0.0, 1)
+    for number in range(100):
+        rows = [(f"{number}/{key}", "GetObject", "http://e", number, 1) for key in range(4)]
+        assert len(list(events.of_read(Read(rows, number + 0.5, number + 0.5)))) >= 4
+    assert len(events._read) <= 20 + 4
+    (phase,) = events._phases_for("99/3")
+    assert phase == Phase("first byte", 99, 99.5)
+    assert events._phases_for("99/3") == []
 
 
 def test_an_interrupt_leaves_it_whole(store: BlockingStore, path: Path) -> None:
@@ -239,7 +278,7 @@ def test_so_does_the_end_of_the_process(store: BlockingStore, path: Path, how: s
 
 
 def in_worker(path: str, uri: str) -> None:
-    assert observers._everybody == ()
+    assert observers._recorders == ()
     if path:
         s3dlio.trace(path)
     s3dlio.get(uri)
@@ -266,4 +305,4 @@ def test_a_disk_that_is_full_is_an_error_of_its_own(store: BlockingStore) -> Non
         s3dlio.trace("/dev/full")
     with pytest.raises(FileNotFoundError):
         s3dlio.trace("/absent/trace.json")
-    assert observers._everybody == ()
+    assert observers._recorders == ()

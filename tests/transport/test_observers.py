@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from trio.testing import MockClock
 
 import s3dlio
 from s3dlio import observers
-from s3dlio.errors import StoreError
+from s3dlio.errors import NotFoundError, StoreError
 from s3dlio.model import GetOptions, OffsetRange
-from s3dlio.observers import Attempt, Span, observer_of
+from s3dlio.observers import Attempt, Read, Span, observer_of
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.stores.store import BytesSink
 from s3dlio.transport.batch import Batch, Reply
@@ -309,6 +309,71 @@ async def test_a_batch_that_is_given_up_is_told_of(
     await batch.close()
     assert [info["failure"] for info in ends(told)] in (["cancelled"], [None])
     assert fault.stall is None or ends(told)[0]["failure"] == "cancelled"
+
+
+# Recorders
+
+
+@pytest.fixture
+def recorded(caplog: pytest.LogCaptureFixture) -> Iterator[list[Attempt | Span | Read]]:
+    """What a recorder is told, while nobody else is."""
+    caplog.set_level(logging.INFO, "s3dlio")
+    found: list[Attempt | Span | Read] = []
+    recorder = found.append
+    observers.record(recorder)
+    yield found
+    observers.leave(recorder)
+    assert observers._recorders == ()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_recorder_is_told_of_each_attempt_of_a_batch(
+    compiled_pump: bool, server: FaultServer, store: S3Store, recorded: list[Attempt | Span | Read], fault: str
+) -> None:
+    """What is plain, in a row; anything else as an attempt, which began when it was asked for."""
+    if not compiled_pump:
+        pytest.skip("the pump cannot be compiled here, or is not to be")
+    await store.get("key")
+    recorded.clear()
+    server.requests.clear()
+    server.script.append(FAULTS[fault])
+    before = trio.current_time()
+    with suppress(NotFoundError):
+        await by_batch(store)
+    attempts = [each for each in recorded if isinstance(each, Attempt)]
+    rows = [row for each in recorded if isinstance(each, Read) for row in each.rows]
+    assert len(attempts) + len(rows) == len(server.requests) - (fault == "nothing")
+    assert bool(rows) == (fault in ("none", "closing", "cut in its middle")), "it has no more than that"
+    assert {each.key for each in attempts} | {row[0] for row in rows} == {"key"}
+    assert all(each.waited[1] > 0 and each.begun >= before for each in attempts)
+    assert all(asked >= before and received == len(DATA) for *_, asked, received in rows)
+
+
+async def test_a_recorder_is_told_of_a_batch_that_is_given_up(
+    compiled_pump: bool, server: FaultServer, store: S3Store, recorded: list[Attempt | Span | Read]
+) -> None:
+    if not compiled_pump:
+        pytest.skip("the pump cannot be compiled here, or is not to be")
+    await store.get("key")
+    recorded.clear()
+    server.script.append(Fault(stall=100))
+    batch: Batch[str] = Batch()
+    await store.ask(batch, [("it", "key", len(DATA))])
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    await batch.close()
+    assert [each.failure for each in recorded if isinstance(each, Attempt)] == ["cancelled"]
+    assert len(recorded) == 1
+
+
+async def test_a_recorder_needs_no_attempt_of_what_a_batch_reads(
+    compiled_pump: bool, store: S3Store, recorded: list[Attempt | Span | Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled_pump:
+        pytest.skip("the pump cannot be compiled here, or is not to be")
+    await store.get("key")
+    monkeypatch.setattr(Attempt, "__init__", None)
+    await by_batch(store)
+    assert [type(each) for each in recorded] == [Attempt, Read]
 
 
 # The whole process

@@ -26,7 +26,7 @@ from s3dlio.model import PutOptions
 from s3dlio.stores.s3.store import S3Store
 from s3dlio.transfer import ParallelStore
 from s3dlio.transport.balance import Health, Load
-from s3dlio.transport.late import Percentile
+from s3dlio.transport.late import Lately
 
 from ..servers.faults import NOTHING, Fault, FaultServer, fault_server, refusal
 from .conftest import BUCKET, DATA, ROOT
@@ -394,12 +394,42 @@ async def test_with_one_endpoint_a_late_answer_is_waited_for(
     assert len(servers[0].requests) == 101
 
 
-def test_the_percentile_is_that_of_what_is_seen() -> None:
-    chance, percentile = random.Random(0), Percentile()
-    assert percentile.value == math.inf
-    for _ in range(4000):
-        percentile.see(chance.uniform(1, 2))
-    assert 1.85 < percentile.value < 2.2
-    for _ in range(4000):
-        percentile.see(chance.uniform(0.1, 0.2))
-    assert 0.17 < percentile.value < 0.22
+def waits_of(draw: Callable[[], float], share: float) -> tuple[list[float], int]:
+    """How long 5000 reads wait, of which a `share` is late by five seconds, and how many are given up."""
+    lately, chance, waits, changes = Lately(), random.Random(2), list[float](), 0
+
+    def answer() -> float:
+        return 5.0 if chance.random() < share else draw()
+
+    for _ in range(5000):
+        wait, waited = answer(), 0.0
+        while wait > lately.late:
+            changes, waited, wait = changes + 1, waited + lately.late, answer()
+        lately.see(wait)
+        waits.append(waited + wait)
+    return sorted(waits[200:]), changes
+
+
+def test_a_late_read_takes_hardly_more_than_twice_the_usual_time() -> None:
+    chance = random.Random(1)
+    waits, changes = waits_of(lambda: 0.02 + chance.random() / 1000, 0.01)
+    assert waits[-len(waits) // 1000] < 2.15 * waits[len(waits) // 2]
+    assert changes < 0.02 * len(waits)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+def test_where_times_differ_much_few_are_called_late(share: float) -> None:
+    chance = random.Random(1)
+    waits, changes = waits_of(lambda: 0.01 + chance.expovariate(100), share)
+    assert changes < 0.02 * len(waits)
+    assert waits[-1] < 1
+
+
+def test_what_is_late_follows_what_was_seen_lately() -> None:
+    chance, lately = random.Random(0), Lately()
+    assert lately.late == math.inf
+    for least in (1.0, 0.1, 10.0):
+        for _ in range(200):
+            lately.see(chance.uniform(least, 2 * least))
+        assert 2.3 * least < lately.late < 2.5 * least
+    assert lately.seen == 200
