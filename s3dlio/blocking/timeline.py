@@ -2,9 +2,10 @@
 
 Theory of operation. A trace is a recorder (:mod:`..observers`) that does nothing but remember; a thread of its own
 writes, twice a second, and sooner where there is much. What it cannot write in time, as a disk may be slow, is counted,
-and told of in the file, so that it never grows without bound in memory. The file is an array of events, complete ones (`"ph": "X"`) and names (`"M"`), and each piece is
-written at once, together with the bracket that ends it, over the bracket before. So it is valid JSON whenever somebody
-looks, also when the process was killed. Source: the "Trace Event Format" of Chrome, which Perfetto reads.
+and told of in the file, so that it never grows without bound in memory. The file is an array of events, complete ones
+(`"ph": "X"`) and names (`"M"`), and each piece is written at once, together with the bracket that ends it, over the
+bracket before. So it is valid JSON whenever somebody looks, also when the process was killed. Source: the "Trace Event
+Format" of Chrome, which Perfetto reads.
 
 Attempts stand on rows of their own, as few as do without overlaps. On the row of a thread that makes blocking calls are
 its waits, each divided by :func:`attribute`, and between them the consumer's own time.
@@ -15,6 +16,7 @@ process ends, which for a worker of a `DataLoader` is no exit as others are.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -36,7 +38,7 @@ _MANY = 1 << 12
 _MOST = 1 << 16
 """Notes that are kept till they are written; others are lost."""
 
-_PIECE = 1 << 9
+_PIECE = 1 << 7
 """Notes that are made events of, and written, at a time."""
 
 _REMEMBERED = 1 << 14
@@ -85,13 +87,11 @@ def attribute(begun: float, ended: float, phases: Iterable[Phase]) -> list[Phase
     known = [each for each in phases if each.begun < ended]
     if not known:
         return []
-    if all(before.ended <= after.begun for before, after in pairwise(known)) and all(
-        each.name in _RANKS for each in known
-    ):
-        return _in_turn(begun, ended, known)
+    if (found := _in_turn(begun, ended, known)) is not None:
+        return found
     last = max(each.ended for each in known)
     marks = sorted({begun, ended, *(mark for _, *both in known for mark in both if begun < mark < ended)})
-    found: list[Phase] = []
+    found = []
     for start, end in pairwise(marks):
         under_way = {name for name, first, stop in known if first <= start and end <= stop}
         name = next((rank for rank in _RANKS if rank in under_way), "hand-over" if start >= last else "queue")
@@ -99,17 +99,20 @@ def attribute(begun: float, ended: float, phases: Iterable[Phase]) -> list[Phase
     return found
 
 
-def _in_turn(begun: float, ended: float, phases: list[Phase]) -> list[Phase]:
-    """The same for phases that came one after the other, as nearly all do: with less ado."""
+def _in_turn(begun: float, ended: float, phases: list[Phase]) -> list[Phase] | None:
+    """The same, with less ado, of phases that came one after the other, as nearly all do; `None` for others."""
     found: list[Phase] = []
-    done = begun
+    done, before = begun, -math.inf
     for name, first, last in phases:
+        if first < before or name not in _RANKS:
+            return None
+        before, until = last, min(last, ended)
         if done < first:
             _add(found, "queue", done, first)
             done = first
-        if done < last:
-            _add(found, name, done, min(last, ended))
-            done = min(last, ended)
+        if done < until:
+            _add(found, name, done, until)
+            done = until
     if done < ended:
         _add(found, "hand-over", done, ended)
     return found
@@ -143,7 +146,7 @@ class _Events:
         for thread in self._free_since:
             yield self._named("thread_name", thread, _name_of(thread))
 
-    def of(self, what: Attempt | Span | Read) -> Iterator[str]:
+    def of(self, what: Attempt | Span | Read) -> Iterable[str]:
         """What there is to tell of it."""
         if isinstance(what, Read):
             return self.of_read(what)
@@ -153,7 +156,7 @@ class _Events:
         """An attempt, and what it consisted of where that is more than one thing."""
         begun = attempt.at - (attempt.ended - attempt.begun)
         self._remember(attempt)
-        if self._none_free(begun):
+        if not self._rows or self._rows[0][0] > begun:
             yield self._new_row(begun)
         row = self._rows.popleft()[1]
         self._rows.append((attempt.at, row))
@@ -163,26 +166,28 @@ class _Events:
             for phase in phases_of(attempt):
                 yield self._complete(phase.name, row, phase.begun, phase.ended)
 
-    def of_read(self, read: Read) -> Iterator[str]:
-        """The same of objects that came together: what many of them have in common is made once."""
-        at, rows, known = read.at, self._rows, self._read
-        alike: dict[tuple[float, str, str], tuple[float, str]] = {}
+    def of_read(self, read: Read) -> list[str]:
+        """The same of objects that came together; what they have in common is made once."""
+        found, rows, known, at = list[str](), self._rows, self._read, read.at
+        alike, span, middle = None, (at, at), ""
         for key, operation, endpoint, asked, received in read.rows:
-            common = alike.get((asked, operation, endpoint))
-            if common is None:
-                begun = at - (read.ended - asked)
-                told = f'"endpoint":{encode_basestring_ascii(endpoint)},"attempt":1,"status":200,"sent":0,"received":'
-                event = self._complete(operation, 0, begun, at, told)
-                common = alike[asked, operation, endpoint] = begun, event.removeprefix(_BEGIN + "0").removesuffix("}}")
-            begun, middle = common
-            if self._none_free(begun):
-                yield self._new_row(begun)
+            if (asked, endpoint, operation) != alike:
+                alike, span = (asked, endpoint, operation), (at - (read.ended - asked), at)
+                middle = self._middle(operation, endpoint, *span)
+            if not rows or rows[0][0] > span[0]:
+                found.append(self._new_row(span[0]))
             row = rows.popleft()[1]
             rows.append((at, row))
-            known[key] = begun, at
-            yield f'{_BEGIN}{row}{middle}{received},"key":{encode_basestring_ascii(key)}}}}}'
+            known[key] = span
+            found.append(f'{_BEGIN}{row}{middle}{received},"key":{encode_basestring_ascii(key)}}}}}')
         if len(known) > 2 * _REMEMBERED:
             self._read = dict(islice(known.items(), len(known) - _REMEMBERED, None))
+        return found
+
+    def _middle(self, operation: str, endpoint: str, begun: float, ended: float) -> str:
+        """Of an event what stands between its row and the bytes that came."""
+        told = f'"endpoint":{encode_basestring_ascii(endpoint)},"attempt":1,"status":200,"sent":0,"received":'
+        return self._complete(operation, 0, begun, ended, told).removeprefix(f"{_BEGIN}0").removesuffix("}}")
 
     def of_span(self, span: Span) -> Iterator[str]:
         """A wait, what was waited for, and what the thread did before; anything else is kept, for the wait to come."""
@@ -216,9 +221,6 @@ class _Events:
         read = self._read.pop(cause, None)
         found = [] if read is None else [Phase("first byte", *read)]
         return [*found, *chain(*map(phases_of, self._take(cause)))]
-
-    def _none_free(self, begun: float) -> bool:
-        return not self._rows or self._rows[0][0] > begun
 
     def _new_row(self, free: float) -> str:
         """Have another row for attempts, which is free from then on, be the first; the event that names it."""
