@@ -237,6 +237,17 @@ def test_much_is_written_before_its_time(path: Path, monkeypatch: pytest.MonkeyP
             pass
 
 
+def test_what_was_under_way_together_has_rows_of_its_own_each() -> None:
+    events, used = timeline._Events(0.0, 1), list[set[int]]()
+    for begun in (1.0, 2.0, 2.5):
+        rows = [(str(key), "GetObject", "http://e", begun, 1) for key in range(4)]
+        made = map(json.loads, events.of_read(Read(rows, begun + 0.7, begun + 0.7)))
+        used.append({event["tid"] for event in made if event["ph"] == "X"})
+    assert [len(each) for each in used] == [4, 4, 4]
+    assert used[1] == used[0]
+    assert not used[2] & used[1]
+
+
 def test_what_nobody_waits_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline, "_REMEMBERED", 10)
     events = timeline._Events(0.0, 1)
