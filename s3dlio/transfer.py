@@ -40,6 +40,7 @@ from .parts import buffers_for, part_size_for, plan_ranges
 from .reuse import OldObject
 from .reusing_writer import ReusingWriter
 from .siblings import sibling_tasks
+from .spans import list_in_spans
 from .stores.integrity import Digester, Landed
 from .stores.store import ObjectStore, exactly
 from .stores.wrapper import WrapperStore
@@ -305,14 +306,17 @@ class ParallelStore(WrapperStore):
         """All pages of what starts with `prefix`. While one is looked at, the next is on its way.
 
         With a `delimiter`, keys that have it after the prefix are shown once for all. Keys up to `start_after` are
-        passed over. Of large folders several are listed at once, where the store can do that.
+        passed over. A long listing is divided, and its parts listed at once, where the store can do that.
         """
         options = ListOptions(delimiter, start_after)
         page = await self.list_page(prefix, options)
-        rest = self.pages_from(prefix, options, page)
-        if not delimiter and self.lists_from_keys and has_large_folders(page, prefix):
+        if delimiter or page.token is None or not self.lists_from_keys:
+            rest = self.pages_from(prefix, options, page)
+        elif has_large_folders(page, prefix):
             yield page
             rest = list_folders(self, prefix, page.objects[-1].key)
+        else:
+            rest = list_in_spans(self, prefix, options, page)
         async with aclosing(rest):
             async for page in rest:
                 yield page

@@ -20,7 +20,6 @@ from ..auth.environment import environment_mark
 from ..config import Config
 from ..endpoint_stats import Stats
 from ..errors import ErrorContext, RangeError, StoreError
-from ..folders import has_large_folders
 from ..model import BoundedRange, GetOptions, GetResult, ListOptions, ListPage, ObjectMeta, PutOptions, PutResult, flat
 from ..part_writer import PartWriter
 from ..reuse import OldObject, Sums
@@ -164,12 +163,12 @@ class BlockingStore:
     def list_pages(self, prefix: str = "", *, delimiter: str = "") -> Iterator[ListPage]:
         """The pages of what starts with `prefix`. While one is looked at, the next is on its way.
 
-        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. Of large
-        folders several are listed at once, where the store can do that.
+        With a `delimiter`, keys that have it after the prefix are shown once for all, as what leads to it. A long
+        listing is divided, and its parts listed at once, where the store can do that.
         """
-        here, held, page, in_folders = portal(), None, None, False
+        here, held, page, divided = portal(), None, None, False
         try:
-            while page is None or page.token is not None or in_folders:
+            while page is None or page.token is not None or divided:
                 if held is None or here is not portal():  # a forked child has to ask anew
                     _end(here, held)
                     here = portal()
@@ -177,7 +176,7 @@ class BlockingStore:
                 coming = here.call(anext, held.value, None)
                 if coming is None:
                     return
-                in_folders = in_folders or (page is None and has_large_folders(coming, prefix))
+                divided = divided or (page is None and coming.token is not None and not delimiter)
                 yield (page := coming)
         finally:
             _end(here, held)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +18,7 @@ from s3dlio.blocking.portal import portal
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.config import Config
 from s3dlio.model import ListOptions, ListPage
+from s3dlio.spans import list_in_spans
 from s3dlio.stores import LocalStore
 from s3dlio.urls import parse_uri
 
@@ -70,16 +73,16 @@ def test_the_next_page_is_asked_for_ahead_and_cancelled_with_its_consumer(
     assert asked == [None, "0999", "cancelled"]
 
 
-def goes_on_in_both(pages: Generator[ListPage], expected: list[str]) -> None:
-    next(pages)
+def goes_on_in_both(pages: Generator[ListPage], expected: list[str], seen: int = 0) -> None:
+    seen += len(next(pages).objects)
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if keys_in(pages) == expected[1000:] else 1)
+            os._exit(0 if keys_in(pages) == expected[seen:] else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert keys_in(pages) == expected[1000:]
+    assert keys_in(pages) == expected[seen:]
 
 
 def test_a_forked_child_goes_on_by_itself(pages: Generator[ListPage]) -> None:
@@ -94,6 +97,41 @@ def test_a_forked_child_goes_on_with_folders(tmp_path: Path, monkeypatch: pytest
         (tmp_path / key).touch()
     store = BlockingStore(parse_uri(f"file://{tmp_path}"), Config())
     goes_on_in_both(cast("Generator[ListPage]", store.list_pages()), keys)
+
+
+def test_a_forked_child_goes_on_with_a_divided_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LocalStore.list_page
+    monkeypatch.setattr(LocalStore, "lists_from_keys", True)
+    monkeypatch.setattr(LocalStore, "list_page", lambda store, prefix, options: real(store, prefix, _short(options)))
+    for key in KEYS[:700]:
+        (tmp_path / key).touch()
+    store = BlockingStore(parse_uri(f"file://{tmp_path}"), Config())
+    pages, seen, divided = cast("Generator[ListPage]", store.list_pages()), 0, False
+    while seen < 400 or not divided:
+        page = next(pages)
+        seen, divided = seen + len(page.objects), page.token is None
+    goes_on_in_both(pages, KEYS[:700], seen)
+
+
+def _short(options: ListOptions) -> ListOptions:
+    return replace(options, limit=10)
+
+
+@pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
+def test_long_listings_of_servers(place: Place, environment: None) -> None:
+    """Divided, they are what they are in one chain: these services begin at keys that are not there."""
+    keys = [f"long/{number:04}.jpg" for number in range(300)]
+    s3dlio.put_many({f"{place.root}/{key}": b"" for key in keys}, progress=False)
+
+    async def main() -> list[str]:
+        async with s3dlio.open_store(place.root) as store:
+            first, options = await store.list_page("long/", ListOptions(limit=5)), ListOptions(limit=5)
+            async with aclosing(list_in_spans(store, "long/", options, first)) as pages:
+                found = [page async for page in pages]
+        assert sum(page.token is None for page in found) > 10
+        return [meta.key for page in found for meta in page.objects]
+
+    assert trio.run(main) == keys
 
 
 @pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
