@@ -12,6 +12,8 @@ ADDITIONS = {
     "s3iterable_dataset.S3IterableDataset.from_prefix(seed)": "the same",
     "s3iterable_dataset.S3IterableDataset.from_objects(shuffle)": "the same",
     "s3iterable_dataset.S3IterableDataset.from_objects(seed)": "the same",
+    "s3iterable_dataset.S3IterableDataset(shard_by_bytes)": "shares of as many bytes, not objects",
+    "s3iterable_dataset.S3IterableDataset.from_prefix(shard_by_bytes)": "the same",
     "s3iterable_dataset.S3IterableDataset.from_manifest": "what a prefix held, written down: nothing is listed",
     "s3map_dataset.S3MapDataset.from_manifest": "the same",
     "s3iterable_dataset.S3IterableDataset.set_epoch": "the number of the next epoch, also for workers that stay",

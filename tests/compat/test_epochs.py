@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.compat.s3torchconnector._s3bucket_key_data import S3BucketKeyData
-from s3dlio.compat.s3torchconnector.epochs import Position, positions_in, together
+from s3dlio.compat.s3torchconnector.epochs import Position, positions_in, size_of, together
+from s3dlio.compat.s3torchconnector.objects import ObjectInfo
 
 _COUNTS = st.integers(0, 40)
 _ROUNDS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), max_size=3)
 """How many objects each shard takes before it is stopped; then all go on, as another number of shards."""
+
+_SIZES = st.lists(st.integers(0, 3) | st.integers(0, 1 << 40), max_size=30)
+"""Bytes."""
 
 
 def records(keys: Sequence[str]) -> list[S3BucketKeyData]:
@@ -121,10 +126,71 @@ def test_shards_that_see_a_change_refuse_it_or_it_comes_later(
             assert sorted(left + [key for taken, _ in ends for key in taken]) == sorted(new)
 
 
+def sized(sizes: Sequence[int]) -> list[S3BucketKeyData]:
+    infos = [ObjectInfo(f"{number:03}", "", size, 0) for number, size in enumerate(sizes)]
+    return [S3BucketKeyData("bucket", info.key, info) for info in infos]
+
+
+def by_bytes(found: Sequence[S3BucketKeyData], shards: int) -> list[list[S3BucketKeyData]]:
+    """The model: each goes to the shard that has the fewest bytes."""
+    shares: list[list[S3BucketKeyData]] = [[] for _ in range(shards)]
+    for record in found:
+        min(shares, key=lambda share: sum(map(size_of, share))).append(record)
+    return shares
+
+
+def own(found: Sequence[S3BucketKeyData], position: Position) -> list[tuple[S3BucketKeyData, int]]:
+    return list(position.rest(found, listed=True))
+
+
+@given(_SIZES, st.integers(1, 6), st.randoms(use_true_random=False))
+def test_shards_by_bytes_differ_by_no_more_than_the_largest_object(sizes: list[int], shards: int, random: Any) -> None:
+    found = sized(sizes)
+    random.shuffle(found)
+    ways = [Position(shard=shard, shards=shards, by_bytes=True) for shard in range(shards)]
+    shares = [[record for record, _ in own(found, position)] for position in ways]
+    loads = [sum(map(size_of, share)) for share in shares]
+    assert sorted(record.key for share in shares for record in share) == [record.key for record in sized(sizes)]
+    assert max(loads) - min(loads) <= max(sizes, default=0)
+    assert shares == by_bytes(found, shards)
+
+
+@given(_SIZES, _ROUNDS, st.integers(1, 5))
+def test_what_shards_by_bytes_left_is_dealt_out_anew(sizes: list[int], stops: list[list[int]], shards: int) -> None:
+    found, left = sized(sizes), Position(by_bytes=True)
+    model = found
+    for round_ in stops:
+        ends, taken = [], list[S3BucketKeyData]()
+        for shard, (share, more) in enumerate(zip(by_bytes(model, len(round_)), round_, strict=True)):
+            position = replace(left, shard=shard, shards=len(round_))
+            mine = own(found, position)[:more]
+            assert [record for record, _ in mine] == share[:more]
+            if mine:
+                position = replace(position, taken=len(mine), last=mine[-1][0].key, crc32=mine[-1][1])
+            assert [record for record, _ in own(found, position)] == share[more:]
+            ends.append(Position.of(json.loads(json.dumps(position.state()))))
+            taken += share[:more]
+        left, model = together(ends), [record for record in model if record not in taken]
+    rest = [[record for record, _ in own(found, replace(left, shard=n, shards=shards))] for n in range(shards)]
+    assert rest == by_bytes(model, shards)
+
+
+def test_sizes_that_have_changed_or_are_not_known() -> None:
+    position = Position(shard=1, shards=2, by_bytes=True)
+    ((first, crc32), *_) = own(sized([5, 3, 4]), position)
+    position = replace(position, taken=1, last=first.key, crc32=crc32)
+    assert own(sized([5, 3, 9]), position)[0][0].key == "002"
+    with pytest.raises(ValueError, match="not those of the state"):
+        own(sized([4, 3, 9]), position)
+    with pytest.raises(ValueError, match="that of 'a' is not known"):
+        own(records(["a"]), position)
+
+
 def test_all_shards_of_one_epoch_are_needed() -> None:
     a, b = (Position(seed=1, shard=shard, shards=2) for shard in range(2))
     wrong: list[list[Position]] = [[], [a], [a, a], [a, b, b], [a, Position(seed=2, shard=1, shards=2)]]
     wrong += [[a, Position(seed=1, epoch=1, shard=1, shards=2)], [a, Position(seed=1, shard=1, shards=3)]]
+    wrong += [[a, Position(seed=1, shard=1, shards=2, by_bytes=True)]]
     wrong += [[a, Position(seed=1, cuts=(((1, "a", 0),),), shard=1, shards=2)], [Position(), Position()]]
     for positions in wrong:
         with pytest.raises(ValueError, match="each of them once"):

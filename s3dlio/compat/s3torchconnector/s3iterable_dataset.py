@@ -49,6 +49,9 @@ class S3IterableDataset(IterableDataset[Any]):
     `S3ClientConfig`: part size, attempts, credentials.
     With `enable_sharding` every worker of every rank gets its own share: object `i` of the listing belongs to rank
     `i % world_size` and there to worker `i // world_size % num_workers`. Without it, all get everything.
+    With `shard_by_bytes`, too, shares are of as many bytes instead: each object is of the worker that has the fewest so
+    far, so no two differ by more than the largest object. Sizes are those of the listing; where they are not known, the
+    iteration is a `ValueError`.
     `reader_constructor` makes the readers, see `S3ReaderConstructor`; it is called with the keywords `bucket`, `key`,
     `get_object_info` and `get_stream`.
     With `shuffle` the objects come in an order that `seed` and the epoch (:meth:`set_epoch`) decide, the same on all
@@ -71,12 +74,15 @@ class S3IterableDataset(IterableDataset[Any]):
         *,
         shuffle: bool = False,
         seed: int = 0,
+        shard_by_bytes: bool = False,
     ) -> None:
+        if shard_by_bytes and not enable_sharding:
+            raise ValueError("shard_by_bytes says how enable_sharding divides the objects: set that, too")
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
         self._objects = DatasetObjects(client, get_dataset_objects, transform, reader_constructor)
         self._enable_sharding = enable_sharding
         self._rank, self._world_size = rank_and_world_size()  # now: a worker process has no process group
-        self._outset = Position(seed if shuffle else None)
+        self._outset = Position(seed if shuffle else None, by_bytes=shard_by_bytes)
         # shared with the workers, of which those that stay learn of the next epoch by it
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_() if shuffle else None
         self._now: Position | None = None
@@ -95,6 +101,7 @@ class S3IterableDataset(IterableDataset[Any]):
         reader_constructor: ReaderConstructor | None = None,
         shuffle: bool = False,
         seed: int = 0,
+        shard_by_bytes: bool = False,
     ) -> Self:
         """All objects whose keys begin with the key of `s3_uri`, in the order of the listing.
 
@@ -102,7 +109,8 @@ class S3IterableDataset(IterableDataset[Any]):
         it. `region` and `endpoint` (a URL) come from the environment where they are `None`. `transform` makes an item
         of an `S3Reader`, by default the reader is the item. `s3client_config` tunes the client, `reader_constructor`
         says how objects are read (by default sequentially: see `S3ReaderConstructor`). With `enable_sharding` workers
-        and ranks divide the objects, without it each gets all. `shuffle` and `seed` are told of at the class.
+        and ranks divide the objects, without it each gets all. `shuffle`, `seed` and `shard_by_bytes` are told of at
+        the class.
         Errors: `ValueError` for the URI and `S3Exception` for the listing, both when the dataset is iterated.
         """
         return cls(
@@ -115,6 +123,7 @@ class S3IterableDataset(IterableDataset[Any]):
             reader_constructor=reader_constructor,
             shuffle=shuffle,
             seed=seed,
+            shard_by_bytes=shard_by_bytes,
         )
 
     @classmethod
@@ -165,6 +174,7 @@ class S3IterableDataset(IterableDataset[Any]):
         reader_constructor: ReaderConstructor | None = None,
         shuffle: bool = False,
         seed: int = 0,
+        shard_by_bytes: bool = False,
     ) -> Self:
         """All objects that a manifest tells of (:mod:`s3dlio.manifest`), in its order; nothing is listed.
 
@@ -172,7 +182,7 @@ class S3IterableDataset(IterableDataset[Any]):
         are held to the sizes and etags in it: an object that was replaced since is an `S3Exception`, whose cause is an
         :class:`s3dlio.ObjectChangedError`. `region` and `endpoint` are those of the manifest, too; the
         others are as in :meth:`from_prefix`: `transform`, `s3client_config`, `enable_sharding`,
-        `reader_constructor`, `shuffle`, `seed`.
+        `reader_constructor`, `shuffle`, `seed`, `shard_by_bytes`.
         Errors: `S3Exception` where the manifest cannot be read, or is none; `ValueError` for its URI.
         """
         client = S3Client(region, endpoint=endpoint, s3client_config=s3client_config)
@@ -186,6 +196,7 @@ class S3IterableDataset(IterableDataset[Any]):
             reader_constructor=reader_constructor,
             shuffle=shuffle,
             seed=seed,
+            shard_by_bytes=shard_by_bytes,
         )
 
     @property
@@ -263,6 +274,8 @@ class S3IterableDataset(IterableDataset[Any]):
     def _checked(self, position: Position) -> Position:
         if position.seed != self._outset.seed:
             raise ValueError(f"the state is of the seed {position.seed}, not {self._outset.seed}: None is unshuffled")
+        if position.by_bytes != self._outset.by_bytes:
+            raise ValueError("the state is of shards by bytes, or this is: one of them is not (shard_by_bytes)")
         return position
 
     def _start(self) -> Position:
