@@ -1,8 +1,9 @@
-"""Manifests of many keys: `python -m benchmarks.manifests COUNT...`.
+"""Manifests of many keys: `python -m benchmarks.manifests COUNT... [--draw docs/benchmarks]`.
 
 Of each count a manifest is made, of a listing that is generated in the process, as no server here holds so many; then a
 fresh process opens it, looks at the first keys in order, and at the first of a shuffled epoch, and sends it to workers
-that look at keys all over it. Memory is what the process grew by; of a worker's, what it shares is left out.
+that look at keys all over it. Memory is what the process grew by; of a worker's, what it shares is left out. With
+`--draw`, `manifests.svg` in that folder shows how memory grows while they are made.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from s3dlio import manifest
@@ -26,10 +28,15 @@ from s3dlio.blocking.store import BlockingStore
 from s3dlio.compat.s3torchconnector import S3IterableDataset
 from s3dlio.model import ListPage, ObjectColumns
 
+from .plots import draw_memory
 from .servers import ROOT
 from .usage import begin_peak, memory
 
 _PREFIX, _PAGE, _WORKERS, _BATCH = "train/", 1000, 4, 64
+_POINTS = 100
+
+Curve = list[tuple[int, float]]
+"""Keys, and the megabytes that the process had grown by when it had come so far."""
 
 
 def pages(count: int) -> Iterator[ListPage]:
@@ -52,11 +59,22 @@ def timed(work: Callable[[], object]) -> dict[str, float]:
     return {"s": round(time.monotonic() - begun, 3), "MB": round((memory("VmHWM") - resident) / 1e6, 1)}
 
 
-def make(count: int, place: Path) -> dict[str, float]:
+def watched(count: int, curve: Curve) -> Iterator[ListPage]:
+    """The same; what is resident meanwhile goes to `curve`."""
+    before, step = memory("VmRSS"), max(_PAGE, count // _POINTS)
+    for number, page in enumerate(pages(count)):
+        if number * _PAGE % step < _PAGE:
+            curve.append((number * _PAGE, round((memory("VmRSS") - before) / 1e6, 1)))
+        yield page
+
+
+def make(count: int, place: Path) -> dict[str, object]:
     """Make one, of the generated listing."""
-    with mock.patch.object(BlockingStore, "list_pages", return_value=pages(count)):
+    curve: Curve = []
+    with mock.patch.object(BlockingStore, "list_pages", return_value=watched(count, curve)):
         made = timed(lambda: manifest.create(f"s3://bucket/{_PREFIX}", place))
-    return made | {"bytes a key beside its text": round((place.stat().st_size - _text(count)) / count, 2)}
+    beside = round((place.stat().st_size - _text(count)) / count, 2)
+    return made | {"bytes a key beside its text": beside, "curve": curve}
 
 
 def _text(count: int) -> int:
@@ -87,28 +105,35 @@ def opened(place: Path) -> dict[str, object]:
     return taken
 
 
-def in_a_process(*arguments: str) -> object:
+def in_a_process(*arguments: str) -> dict[str, Any]:
     """Errors: `CalledProcessError`."""
     command = [sys.executable, "-m", "benchmarks.manifests", *arguments]
-    return json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    told: dict[str, Any] = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    return told
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.manifests", description=__doc__)
     parser.add_argument("counts", nargs="+", type=int, metavar="COUNT", help="how many keys")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="where to write manifests.svg")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make or options.open:
         print(json.dumps(make(options.counts[0], options.make) if options.make else opened(options.open)))
         return
+    curves: dict[int, Curve] = {}
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".disk-") as folder:
         for count in options.counts:
             place = f"{folder}/{count}.manifest"
             print(f"{count:,} keys", flush=True)
-            print("  made:", in_a_process(str(count), "--make", place), flush=True)
+            made = in_a_process(str(count), "--make", place)
+            curves[count] = made.pop("curve")
+            print("  made:", made, flush=True)
             print("  opened:", in_a_process(str(count), "--open", place), flush=True)
             Path(place).unlink()
+    if options.draw:
+        draw_memory(curves, options.draw)
 
 
 if __name__ == "__main__":
