@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch._C import _distributed_c10d
-from torch.testing._internal.distributed import multi_threaded_pg as threads
+from torch.testing._internal.distributed import multi_threaded_pg
 from torch.utils.data import _utils
 
 from s3dlio import manifest
@@ -29,6 +29,9 @@ from s3dlio.compat.s3torchconnector import S3IterableDataset, S3Reader
 from s3dlio.config import Config
 
 from .listing_server import PREFIX, listing_of
+
+_c10d: Any = _distributed_c10d
+_threads: Any = multi_threaded_pg
 
 _URI = f"s3://bucket/{PREFIX}"
 
@@ -40,28 +43,25 @@ def key_of(reader: S3Reader) -> str:
 
 def in_ranks(ranks: int, make: Callable[[], S3IterableDataset]) -> list[S3IterableDataset]:
     """What `make` gives at each of so many ranks, all at once."""
-    store = dist.HashStore()
+    store = _c10d.HashStore()
 
     def one(rank: int) -> S3IterableDataset:
         try:
             dist.init_process_group("threaded", rank=rank, world_size=ranks, store=store)
             return make()
         except BaseException as error:
-            threads.ProcessLocalGroup.exception_handle(error)  # or the others would wait for it
+            _threads.ProcessLocalGroup.exception_handle(error)  # or the others would wait for it
             raise
 
-    install: Any = threads._install_threaded_pg
-    uninstall: Any = threads._uninstall_threaded_pg
-    install()
-    isolate: Any = _distributed_c10d._set_thread_isolation_mode
-    isolate(True)
+    _threads._install_threaded_pg()
+    _c10d._set_thread_isolation_mode(True)
     try:
         with ThreadPoolExecutor(ranks) as pool:
             return [*pool.map(one, range(ranks))]
     finally:
-        isolate(False)
-        uninstall()
-        threads.ProcessLocalGroup.reset()
+        _c10d._set_thread_isolation_mode(False)
+        _threads._uninstall_threaded_pg()
+        _threads.ProcessLocalGroup.reset()
 
 
 def taken(dataset: S3IterableDataset, workers: int) -> Iterator[list[str]]:
@@ -115,17 +115,19 @@ def main() -> None:
         place = Path(folder) / "keys.manifest"
         manifest.create(_URI, place, config=Config(endpoint=endpoint, region="us-east-1"))
         print(f"{options.ranks} ranks of {options.workers} workers, {options.keys:,} keys")
-        for name, make in (
-            ("one rank lists", lambda: listed_by_one(endpoint, options.ranks)),
-            ("a manifest", lambda: of_a_manifest(place, options.ranks)),
-        ):
+        ways: dict[str, Callable[[], list[S3IterableDataset]]] = {
+            "one rank lists": lambda: listed_by_one(endpoint, options.ranks),
+            "a manifest": lambda: of_a_manifest(place, options.ranks),
+        }
+        for name, make in ways.items():
             asked.clear()
             begun = time.monotonic()
             datasets = make()
-            made = time.monotonic() - begun
+            pages = asked["pages"]
+            print(f"  {name}: {pages} pages listed, in {time.monotonic() - begun:.1f} s", flush=True)
             times = shares(datasets, options.workers)
             once = len(times) == options.keys and {*times.values()} == {1}
-            print(f"  {name}: {asked['pages']} pages listed, in {made:.1f} s; each key once: {once}", flush=True)
+            print(f"  the workers listed {asked['pages'] - pages} more, and took each key once: {once}", flush=True)
 
 
 if __name__ == "__main__":
