@@ -21,7 +21,7 @@ TLS := $(addprefix tests/transport/test_,tls.py tls_pieces.py secrets_in_frames.
 # A peer whose package is called s3dlio, too.
 RUST := $(VENV)/rust/bin/python
 
-.PHONY: demo test test-plain test-scale coverage lint docs bench clean
+.PHONY: demo test test-plain test-scale coverage lint docs bench installed clean
 .DELETE_ON_ERROR:
 unexport PYTHONDONTWRITEBYTECODE # or each of the hundreds of interpreters that tests start would compile the package
 
@@ -54,14 +54,18 @@ bench: $(VENV)/bench.installed $(RUST)
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# All that the tests, the linters and the documentation need: they may run beside each other, their installations not.
+installed: $(VENV)/test,lint.installed $(VENV)/docs.installed $(NPM)
+
 clean:
 	rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per set of extras: bench.installed stands for `pip install -e .[bench]`.
+# One stamp per set of extras: bench.installed stands for `pip install -e .[bench]`. Most of what it brings is never
+# imported, so what is gets compiled when it is.
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing s3dlio[$*] into $(VENV); the first time takes some minutes."
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch '$@'
 
 # The one test server that is an npm package, by the node that came from PyPI.
