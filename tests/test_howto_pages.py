@@ -6,10 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from collections import ChainMap
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from .interpreter import run_forked
 from .places import place_of
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +33,7 @@ BY_SCHEME = {
 }
 OF_TORCHDATA = "ignore:'set_vital' is deprecated"
 """A warning that torchdata's loader causes, and its users cannot avoid."""
+FOLDERS = "import fsspec\nprint(fsspec.filesystem('direct'))"
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
@@ -44,12 +48,19 @@ def run(*command: str, environment: dict[str, str]) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("page", BY_SCHEME)
-def test_its_python_runs_as_printed(page: str, request: pytest.FixtureRequest) -> None:
-    with place_of(BY_SCHEME[page], request) as place:
-        program, environment = "\n".join(pieces(f"{page}.md")), {"AWS_REGION": "us-east-1", **place.environment}
-        done = run("-W", OF_TORCHDATA, "-c", program, environment=environment)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.timeout(300)
+def test_their_python_runs_as_printed(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Each page a program of its own; that of checkpoints with what the two about Lightning say."""
+    programs = {page: "\n".join(pieces(f"{page}.md")) for page in BY_SCHEME}
+    _, programs["saves in the background"], *about_lightning = pieces("checkpoints.md")
+    programs["checkpoints"] = "\n".join([*about_lightning, FOLDERS])
+    with ExitStack() as stack:
+        places = [stack.enter_context(place_of(scheme, request)) for scheme in sorted({*BY_SCHEME.values()})]
+        variables = {"AWS_REGION": "us-east-1", **ChainMap(*(dict(place.environment) for place in places))}
+        ended = run_forked(programs, tmp_path, "lightning.pytorch", "-W", OF_TORCHDATA, variables=variables)
+    lightning = ended.pop("checkpoints")
+    assert (lightning.returncode, "s3dlio.fsspec" in lightning.stdout) == (0, True), lightning.stderr
+    assert {page: (done.returncode, done.stderr) for page, done in ended.items()} == dict.fromkeys(ended, (0, ""))
 
 
 def test_a_program_for_torchrun(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -60,18 +71,6 @@ def test_a_program_for_torchrun(request: pytest.FixtureRequest, tmp_path: Path) 
         environment = {**place.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = run(*command, "s3://bucket/checkpoints/step-1/", environment=environment)
     assert (done.returncode, done.stdout) == (0, "step 1\n"), done.stderr
-
-
-def test_saves_in_the_background(request: pytest.FixtureRequest) -> None:
-    with place_of("s3", request) as place:
-        done = run("-W", "ignore", "-c", pieces("checkpoints.md")[1], environment=dict(place.environment))
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_lightning_and_its_folders() -> None:
-    program = "\n".join([*pieces("checkpoints.md")[2:], "import fsspec", "print(fsspec.filesystem('direct'))"])
-    done = run("-W", "ignore", "-c", program, environment={})
-    assert (done.returncode, "s3dlio.fsspec" in done.stdout) == (0, True), done.stderr
 
 
 def test_the_log_speaks_at_debug() -> None:

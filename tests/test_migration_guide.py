@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import boto3
 import pytest
 
 from .compat.additions import ADDITIONS
+from .interpreter import Ended, run_forked
 from .servers.seaweedfs import SeaweedFS
 
 GUIDE = Path(__file__).parents[1] / "docs" / "migration.md"
 BUCKET = "training-data"
 TITLE = re.compile(r"^## (.+)$", re.MULTILINE)
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-Outcome = tuple[int, str]
-"""A program's exit code, and what it wrote to standard error."""
-
 OURS = re.compile(r"s3dlio\.compat\.s3torchconnector")
 
 
@@ -49,31 +43,16 @@ def training_data(s3_server: SeaweedFS) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def ran(training_data: None, s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """Each section as a program of its own."""
-    programs = {title: tmp_path_factory.mktemp("section") / "snippet.py" for title in snippets()}
-    for title, program in programs.items():
-        program.write_text(snippets()[title])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.forked_programs", *map(str, programs.values())],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=Path(__file__).parents[1],
-        env=os.environ | s3_server.environment(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    codes: list[int] = json.loads(done.stdout)
-    errors = [program.with_suffix(".err").read_text() for program in programs.values()]
-    return dict(zip(programs, zip(codes, errors, strict=True), strict=True))
+    folder = tmp_path_factory.mktemp("sections")
+    return run_forked(snippets(), folder, "lightning.pytorch", "-W", "ignore", variables=s3_server.environment())
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("title", snippets())
-def test_a_section_runs_as_printed(title: str, ran: dict[str, Outcome]) -> None:
-    code, errors = ran[title]
-    assert code == 0, errors
+def test_a_section_runs_as_printed(title: str, ran: dict[str, Ended]) -> None:
+    assert ran[title].returncode == 0, ran[title].stderr
 
 
 def test_the_guide_shows_every_part_of_the_interface() -> None:

@@ -53,6 +53,7 @@ def test_all_are_there() -> None:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_gives_what_is_committed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIRECT_MIB", "16")
+    monkeypatch.setenv("WEIGHTS_ROWS", "512")
     exact = name in EXACT
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".disk-") as disk:
         monkeypatch.setenv("DIRECT_FOLDER", disk)
