@@ -1,4 +1,4 @@
-"""What each rank of a job finds in data sets: `torchrun -m tests.compat.rank_program URI RESULTS`, with four of them.
+"""What each rank of a job of four finds in data sets: `python -m tests.compat.rank_program URI RESULTS`.
 
 Two of the four are a job of two afterwards. What a rank found is written as JSON into RESULTS, one file a rank.
 """
@@ -6,7 +6,6 @@ Two of the four are a job of two afterwards. What a rank found is written as JSO
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from s3dlio.compat.s3torchconnector import S3IterableDataset, S3MapDataset, S3Reader
+
+from .forked_ranks import run_ranks
 
 EPOCHS = 2
 STOP = 2
@@ -111,5 +112,4 @@ def main(uri: str, results: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-    main(*sys.argv[1:])
+    sys.exit(run_ranks(4, main, *sys.argv[1:]) or None)

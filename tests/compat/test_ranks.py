@@ -1,4 +1,4 @@
-"""Data sets under torchrun: each object once an epoch, whatever the ranks, the workers and the order."""
+"""Data sets in a job of several ranks: each object once an epoch, whatever the ranks, the workers and the order."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (folder / "train").mkdir()
     for key in KEYS:
         (folder / "train" / key).touch()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
     done = subprocess.run(
-        [*launcher, "-m", "tests.compat.rank_program", f"file://{folder}/train/", str(folder)],
+        [sys.executable, "-m", "tests.compat.rank_program", f"file://{folder}/train/", str(folder)],
         capture_output=True,
         text=True,
         timeout=280,

@@ -1,6 +1,8 @@
-"""What each rank of a distributed job does: `torchrun -m tests.compat.dcp.ranks STEP PATH RESULTS [NUMBER]`.
+"""Distributed jobs, one after the other: `python -m tests.compat.dcp.ranks JOB...`, and what each of their ranks does.
 
-What a rank found out is written as JSON into the folder RESULTS, one file a rank.
+A `JOB` is a list in JSON: the number of ranks, and :func:`main`'s arguments. What a rank found out is written as JSON
+into the folder `results`, one file a rank. The last line that is printed is a list of texts: what ended each job, empty
+where nothing did.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from s3dlio.compat.s3torchconnector.dcp import (
     S3StorageReader,
     S3StorageWriter,
 )
+
+from ..forked_ranks import run_ranks
 
 REGION = "us-east-1"
 ROW = 1024
@@ -132,6 +136,7 @@ def many(path: str, mebibytes: int) -> dict[str, Any]:
         "round robin": RoundRobinPrefixStrategy(["one", "two", "three"], epoch_num=2),
         "binary": BinaryPrefixStrategy(epoch_num=2),
         "hex": HexPrefixStrategy(min_prefix_length=3),
+        "saved over": HexPrefixStrategy(min_prefix_length=3),
         "default": None,
     }
     for name, strategy in strategies.items():
@@ -220,15 +225,15 @@ def _replicated_to_sharded(path: str, count: int) -> bool:
 STEPS = {each.__name__: each for each in (save_and_load, die, many)}
 
 
-def main(step: str, path: str, results: str, mebibytes: str) -> None:
+def main(step: str, path: str, results: str, mebibytes: int) -> None:
     """Take the step and write down what was found."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    found = STEPS[step](path, int(mebibytes))
+    found = STEPS[step](path, mebibytes)
     Path(results, f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps([run_ranks(ranks, main, *arguments) for ranks, *arguments in map(json.loads, sys.argv[1:])]))
