@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interpreter import run_python
+from tests.interpreter import Ended, run_forked, run_python
 from tests.servers.seaweedfs import SeaweedFS
 
 HEAVY = ("torch", "numba", "botocore", "google.auth", "azure.identity", "tqdm", "boto3")
@@ -112,11 +112,9 @@ def test_a_process_exits_quietly_after_use(s3_server: SeaweedFS, bucket: str, fa
 
 
 _MANY_READS = """
-import json, os, resource, sys, trio
+import json, os, resource, trio
 import s3dlio
 from s3dlio.alignment.buffers import BufferPool
-
-uri, keys, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -133,8 +131,9 @@ async def main():
             nonlocal highest, done
             async with pool.lease(meta.size) as buffer:
                 await store.get_into(meta.key, buffer.view)
-                assert bytes(buffer.view[:8]) == meta.key.encode().rjust(8)
-                assert bytes(buffer.view[-8:]) == meta.key.encode().ljust(8)
+                name = meta.key.rpartition("/")[2].encode()
+                assert bytes(buffer.view[:8]) == name.rjust(8)
+                assert bytes(buffer.view[-8:]) == name.ljust(8)
                 done += meta.size
                 highest = max(highest, resident())
 
@@ -148,14 +147,12 @@ trio.run(main)
 """
 
 _MANY_BODIES = """
-import json, resource, sys
+import json, resource
 from s3dlio.config import Config
 from s3dlio.blocking.prefetch import Want
 from s3dlio.blocking.readahead import ReadAhead
 from s3dlio.blocking.store import BlockingStore
 from s3dlio.urls import parse_uri
-
-uri, keys, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -175,10 +172,9 @@ print(json.dumps({"bytes": done, "growth": highest - before}))
 
 
 _DROP_IN = """
-import json, sys
+import json
 from s3dlio.compat.s3torchconnector import S3Checkpoint, S3IterableDataset, S3MapDataset
 
-uri, keys, rounds, face = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 REGION = "us-east-1"
 
 def highest():
@@ -195,69 +191,30 @@ def readers():
             yield from (batch.pop(0) for _ in range(5))  # a reader keeps its body
     else:
         checkpoint = S3Checkpoint(region=REGION)
-        yield from (checkpoint.reader(f"{uri}/k{number}") for number in range(keys))
+        yield from (checkpoint.reader(f"{uri}k{number}") for number in range(keys))
 
 before, done = highest(), 0
 for _ in range(rounds):
     for reader in readers():
-        body = reader.read()
-        assert body[:8] == reader.key.encode().rjust(8)
-        assert body[-8:] == reader.key.encode().ljust(8)
+        body, name = reader.read(), reader.key.rpartition("/")[2].encode()
+        assert body[:8] == name.rjust(8)
+        assert body[-8:] == name.ljust(8)
         done += len(body)
 print(json.dumps({"bytes": done, "growth": highest() - before}))
 """
 
-
-@pytest.mark.parametrize(
-    ("program", "face", "gigabytes"),
-    [
-        (_MANY_READS, "pooled buffers", 2),
-        (_MANY_BODIES, "read ahead", 2),
-        (_DROP_IN, "iteration", 2),
-        (_DROP_IN, "batches", 10),
-        (_DROP_IN, "checkpoints", 2),
-    ],
-    ids=["pooled buffers", "read ahead", "iteration", "batches", "checkpoints"],
-)
-@pytest.mark.timeout(300)
-def test_many_times_the_memory_limit_stay_within_it(
-    s3_server: SeaweedFS, bucket: str, s3_environment: None, program: str, face: str, gigabytes: int
-) -> None:
-    """256 MiB of buffers, 100 MiB for everything else, however much is read."""
-    import s3dlio
-
-    size, keys, rounds = 32 << 20, 10, 3 * gigabytes
-    for number in range(keys):
-        key = f"k{number}"
-        middle = os.urandom(1 << 20) * ((size >> 20) - 1) + os.urandom((1 << 20) - 16)
-        s3dlio.put(f"s3://{bucket}/{key}", key.encode().rjust(8) + middle + key.encode().ljust(8))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, f"s3://{bucket}", str(keys), str(rounds), face],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.stderr == ""
-    figures = json.loads(done.stdout)
-    assert figures["bytes"] == size * keys * rounds > gigabytes * 10**9
-    assert figures["growth"] < (256 + 100) << 20
-
-
 _UNKNOWN_SIZES = """
-import json, sys
+import json
 from s3dlio.compat.s3torchconnector import S3IterableDataset, S3MapDataset
-
-kind, region, *uris = sys.argv[1:]
 
 def highest():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
 
-if kind == "iterable":
-    readers = iter(S3IterableDataset.from_objects(uris, region=region))
+if face == "iterable":
+    readers = iter(S3IterableDataset.from_objects(uris, region="us-east-1"))
 else:
-    batch = S3MapDataset.from_objects(uris, region=region).__getitems__(range(len(uris)))
+    batch = S3MapDataset.from_objects(uris, region="us-east-1").__getitems__(range(len(uris)))
     readers = (batch.pop(0) for _ in uris)  # a reader keeps its body
 before, done = highest(), 0
 for reader in readers:
@@ -265,22 +222,63 @@ for reader in readers:
 print(json.dumps({"bytes": done, "growth": highest() - before}))
 """
 
+_KEYS, _SIZE = 10, 32 << 20
+_LARGE, _TIMES = 64 << 20, 16
+"""Those whose sizes are not known before: a gigabyte, which is four times the limit."""
+
+_FACES = {
+    "pooled buffers": (_MANY_READS, 1),
+    "read ahead": (_MANY_BODIES, 1),
+    "iteration": (_DROP_IN, 1),
+    "batches": (_DROP_IN, 10),
+    "checkpoints": (_DROP_IN, 1),
+}
+"""The program of each, and how many gigabytes it reads."""
+
+
+@pytest.fixture(scope="module")
+def figures(s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """What was read by each face, and by how much its process grew, each in a process of its own."""
+    import s3dlio
+
+    s3_server.create_bucket("memory")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        for number in range(_KEYS):
+            name = f"k{number}".encode()
+            middle = os.urandom(1 << 20) * ((_SIZE >> 20) - 1) + os.urandom((1 << 20) - 16)
+            s3dlio.put(f"s3://memory/many/k{number}", name.rjust(8) + middle + name.ljust(8))
+        uris = [f"s3://memory/large/{number}" for number in range(2)]
+        for uri in uris:
+            s3dlio.put(uri, os.urandom(1 << 20) * (_LARGE >> 20))
+    programs = {
+        face: f"uri, keys, rounds, face = 's3://memory/many/', {_KEYS}, {3 * gigabytes}, {face!r}\n{program}"
+        for face, (program, gigabytes) in _FACES.items()
+    }
+    for face in ("iterable", "map"):
+        programs[face] = f"uris, face = {uris} * {_TIMES // 2}, {face!r}\n{_UNKNOWN_SIZES}"
+    folder = tmp_path_factory.mktemp("memory")
+    modules, variables = "s3dlio.compat.s3torchconnector", s3_server.environment()
+    return run_forked(programs, folder, modules, "-W", "error", variables=variables)
+
+
+@pytest.mark.parametrize("face", _FACES)
+@pytest.mark.timeout(300)
+def test_many_times_the_memory_limit_stay_within_it(face: str, figures: dict[str, Ended]) -> None:
+    """256 MiB of buffers, 100 MiB for everything else, however much is read."""
+    assert figures[face].returncode == 0, figures[face].stderr  # which warns of a server that is kept waiting
+    told = json.loads(figures[face].stdout)
+    _, gigabytes = _FACES[face]
+    assert told["bytes"] == _SIZE * _KEYS * 3 * gigabytes > gigabytes * 10**9
+    assert told["growth"] < (256 + 100) << 20
+
 
 @pytest.mark.parametrize("kind", ["iterable", "map"])
 @pytest.mark.timeout(300)
-def test_objects_of_unknown_size_stay_within_the_memory_limit(
-    s3_server: SeaweedFS, bucket: str, s3_environment: None, kind: str
-) -> None:
+def test_objects_of_unknown_size_stay_within_the_memory_limit(kind: str, figures: dict[str, Ended]) -> None:
     """The limit of 256 MiB, and 150 MiB for what the consumer holds and everything else."""
-    import s3dlio
-
-    size, stored, count = 64 << 20, 4, 24
-    for number in range(stored):
-        s3dlio.put(f"s3://{bucket}/k{number}", os.urandom(1 << 20) * (size >> 20))
-    uris = [f"s3://{bucket}/k{number % stored}" for number in range(count)]
-    command = [sys.executable, "-c", _UNKNOWN_SIZES, kind, "us-east-1", *uris]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr  # a server that a busy machine keeps waiting is warned of there
-    figures = json.loads(done.stdout)
-    assert figures["bytes"] == size * count
-    assert figures["growth"] < (256 + 150) << 20
+    assert figures[kind].returncode == 0, figures[kind].stderr
+    told = json.loads(figures[kind].stdout)
+    assert told["bytes"] == _LARGE * _TIMES > 10**9
+    assert told["growth"] < (256 + 150) << 20
