@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from s3dlio.compat.s3torchconnector.lightning import S3LightningCheckpoint
 
-from .training import ADVICE, STEPS, Classifier, Curve, ResumableLoader, trainer
+from .training import ADVICE, STEPS, Classifier, Curve, ResumableLoader, fill, trainer
 from .training_program import EPOCHS, EVERY
 
 pytestmark = ADVICE
@@ -42,10 +42,10 @@ class Run(NamedTuple):
     ended: int
 
 
-def runs(folder: str, *options: dict[str, object]) -> list[Run]:
+def runs(*options: dict[str, object]) -> list[Run]:
     """Processes that train, one after the other."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.compat.lightning.training_program", folder, *map(json.dumps, options)],
+        [sys.executable, "-m", "tests.compat.lightning.training_program", *map(json.dumps, options)],
         capture_output=True,
         text=True,
         timeout=200,
@@ -73,20 +73,22 @@ def uninterrupted(data: str, plugin: S3LightningCheckpoint, *callbacks: ModelChe
     return curve.losses
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "asynchronous"])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    asynchronous: bool, data: str, plugin: S3LightningCheckpoint
-) -> None:
+def test_a_killed_run_goes_on_as_if_nothing_had_been(bucket: str, plugin: S3LightningCheckpoint) -> None:
     """Killed in the second epoch. Where saves are asynchronous, the newest one was half done: it does not count."""
-    folder, die_after = data.removesuffix("/data/"), STEPS + EVERY
-    whole = die_after // EVERY * EVERY - (EVERY if asynchronous else 0)
-    assert whole % STEPS, "within an epoch"
-    expected = uninterrupted(data, plugin)
-    killed, resumed = runs(
-        folder, {"die_after": die_after, "asynchronous": asynchronous}, {"asynchronous": asynchronous}
-    )
-    assert killed == Run(None, {step: expected[step] for step in range(1, die_after + 1)}, -signal.SIGKILL)
-    assert resumed == Run(f"step={whole:03}.ckpt", {step: expected[step] for step in range(whole + 1, LAST + 1)}, 0)
+    die_after, plans = STEPS + EVERY, {False: f"s3://{bucket}/plain", True: f"s3://{bucket}/asynchronous"}
+    options: list[dict[str, object]] = []
+    for asynchronous, folder in plans.items():
+        fill(f"{folder}/data/")
+        going_on = {"folder": folder, "asynchronous": asynchronous}
+        options += {**going_on, "die_after": die_after}, going_on
+    expected, found = uninterrupted(f"{plans[False]}/data/", plugin), runs(*options)
+    for asynchronous in plans:
+        whole = die_after // EVERY * EVERY - (EVERY if asynchronous else 0)
+        assert whole % STEPS, "within an epoch"
+        killed, resumed = found[2 * asynchronous :][:2]
+        assert killed == Run(None, {step: expected[step] for step in range(1, die_after + 1)}, -signal.SIGKILL)
+        rest = {step: expected[step] for step in range(whole + 1, LAST + 1)}
+        assert resumed == Run(f"step={whole:03}.ckpt", rest, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

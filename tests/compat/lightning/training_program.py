@@ -1,10 +1,10 @@
-"""Training runs in processes of their own: `python -m tests.compat.lightning.training_program FOLDER OPTIONS...`.
+"""Training runs in processes of their own: `python -m tests.compat.lightning.training_program OPTIONS...`.
 
-For each `OPTIONS` a process is forked. It trains on `FOLDER/data/`, makes a checkpoint in `FOLDER/checkpoints/` every
-few steps, and begins where the newest one there ends. What is printed are lines of JSON: the name of that one, or null;
-the number and loss of each step; and how the process ended, as `{"ended": exit code}`.
+For each `OPTIONS`, which are JSON, a process is forked. It trains on `data/` in the `folder`, makes a checkpoint in its
+`checkpoints/` every few steps, and begins where the newest one there ends. What is printed are lines of JSON: the name
+of that one, or null; the number and loss of each step; and how the process ended, as `{"ended": exit code}`.
 
-`OPTIONS` is JSON too. With `die_after` the process kills itself after that step. With `asynchronous`, checkpoints are
+With `die_after` the process kills itself after that step. With `asynchronous`, checkpoints are
 saved in a thread; the newest save before `die_after` then stops half way, and the process dies after that, too.
 """
 
@@ -99,10 +99,8 @@ def main(folder: str, *, die_after: int | None = None, asynchronous: bool = Fals
 
 
 if __name__ == "__main__":
-    for options in sys.argv[2:]:
-        process = multiprocessing.get_context("fork").Process(
-            target=main, args=sys.argv[1:2], kwargs=json.loads(options)
-        )
+    for options in sys.argv[1:]:
+        process = multiprocessing.get_context("fork").Process(target=main, kwargs=json.loads(options))
         process.start()
         process.join()
         print(json.dumps({"ended": process.exitcode}), flush=True)
