@@ -246,9 +246,9 @@ def figures(s3_server: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> d
         for name, value in s3_server.environment().items():
             patch.setenv(name, value)
         for number in range(_KEYS):
-            name = f"k{number}".encode()
+            key = f"k{number}".encode()
             middle = os.urandom(1 << 20) * ((_SIZE >> 20) - 1) + os.urandom((1 << 20) - 16)
-            s3dlio.put(f"s3://memory/many/k{number}", name.rjust(8) + middle + name.ljust(8))
+            s3dlio.put(f"s3://memory/many/k{number}", key.rjust(8) + middle + key.ljust(8))
         uris = [f"s3://memory/large/{number}" for number in range(2)]
         for uri in uris:
             s3dlio.put(uri, os.urandom(1 << 20) * (_LARGE >> 20))
