@@ -58,8 +58,9 @@ def test_their_python_runs_as_printed(request: pytest.FixtureRequest, tmp_path: 
         places = [stack.enter_context(place_of(scheme, request)) for scheme in sorted({*BY_SCHEME.values()})]
         variables = {"AWS_REGION": "us-east-1", **ChainMap(*(dict(place.environment) for place in places))}
         ended = run_forked(programs, tmp_path, "lightning.pytorch", "-W", OF_TORCHDATA, variables=variables)
-    lightning = ended.pop("checkpoints")
+    lightning, background = ended.pop("checkpoints"), ended.pop("saves in the background")
     assert (lightning.returncode, "s3dlio.fsspec" in lightning.stdout) == (0, True), lightning.stderr
+    assert background.returncode == 0, background.stderr  # PyTorch warns there that there is but one process
     assert {page: (done.returncode, done.stderr) for page, done in ended.items()} == dict.fromkeys(ended, (0, ""))
 
 
