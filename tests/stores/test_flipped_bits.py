@@ -224,7 +224,7 @@ async def test_who_has_read_leaves_nothing_that_holds_the_body(servers: list[Fli
             for _ in range(2):
                 assert await store.get("key") == DATA
                 await store.fetch("key", BytesSink(), GetOptions())
-            assert [each for each in gc.get_objects() if isinstance(each, Download)] == []
+            assert [each for each in gc.get_objects() if type(each) is Download] == []
         finally:
             gc.enable()
 
