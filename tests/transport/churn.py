@@ -368,8 +368,8 @@ ENDS = ["end", "exit", "interrupt"]
 def leave(how: str) -> None:
     """Run a program that ends in mid-transfer."""
     command = [sys.executable, "-W", "error", "-m", "tests.transport.leaving", how]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as program:
+    pipe, environment = subprocess.PIPE, os.environ | {"S3DLIO_STALL_TIMEOUT": "1"}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "under way\n"
         if how == "interrupt":
@@ -410,6 +410,11 @@ def bad_network(seed: int, endpoints: int, *, tls: bool) -> Iterator[None]:
                 server.stdin.close()
 
 
+def ours() -> list[threading.Thread]:
+    """The threads that the package has begun, and that have not ended."""
+    return [thread for thread in threading.enumerate() if "s3dlio" in thread.name]
+
+
 def hasten() -> None:
     """Repeat at once what fails, and give up no upload for want of time: neither is what this is about."""
     policy = functools.partial(RetryPolicy, scale=0.02, throttle_scale=0.02)
@@ -435,8 +440,10 @@ def main() -> None:
         before = open_sockets()
         report = trio.run(churn, options.seconds, options.seed, graveyard)
         portal().close()
+        for thread in ours():  # who closes a portal waits for two seconds, which are few on a busy machine
+            thread.join(2 * _PATIENCE)
         assert open_sockets() == before
-        assert [thread.name for thread in threading.enumerate() if "s3dlio" in thread.name] == []
+        assert ours() == []
     print(json.dumps({**report, "buried": graveyard.buried}, indent=1))
     growth = report["growth"]
     assert isinstance(growth, int)
