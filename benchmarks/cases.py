@@ -16,9 +16,9 @@ MiB = 1 << 20
 LATENCY = 0.020
 """Seconds to the first byte from the slow server."""
 
-Verb = Literal["get", "list", "write", "save", "load"]
-"""Read objects; list their keys; write one in pieces; write one by `torch.save`; read objects into tensors, on a GPU
-where there is one."""
+Verb = Literal["get", "check", "list", "write", "save", "load"]
+"""Read objects; read objects of which the server tells checksums; list their keys; write one in pieces; write one by
+`torch.save`; read objects into tensors, on a GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class Case:
     """From the server that answers late, by plain iteration or by as many requests at once as the client likes."""
     tls: bool = False
     """Over TLS, by the clients that can be told whom to trust."""
-    checked: bool = False
-    """The server tells a checksum of each object, so this library compares it, or is told not to."""
     busy: bool = False
     """While another thread of the process computes, in Python, without an end."""
     think: float = 0.0
@@ -57,7 +55,7 @@ class Case:
     @property
     def reads(self) -> bool:
         """Whether there has to be something in its bucket."""
-        return self.verb in ("get", "list", "load")
+        return self.verb in ("get", "check", "list", "load")
 
     @property
     def by_iteration(self) -> bool:
@@ -140,7 +138,7 @@ def cases(*, quick: bool) -> list[Case]:
         replace(case, name=f"{case.name}, busy", title=f"{case.title}, {beside}", passes=1, busy=True)
         for case in (large, small, *encrypted)
     ]
-    checked = replace(large, name="checked", title=f"{large.title}, with checksums", bucket="checked", checked=True)
+    checked = replace(large, name="checked", title=f"{large.title}, with checksums", bucket="checked", verb="check")
     tensors = replace(large, name="load", title=f"{large.title} as tensors, on a GPU where there is one", verb="load")
     reads = [large, checked, tensors, small, *_late(small), *encrypted, *crowded, *_consumed(small)]
     return [*reads, *_listings(), *_writes(size)]

@@ -40,14 +40,12 @@ class Client:
     trusts: bool = True
     """Whether it can be told which authority to trust."""
     small_only: bool = False
-    checks: bool = False
-    """Whether it is one of two that differ in whether they compare checksums."""
     apart: bool = False
     """Whether it lives in another environment, as its package is called like this one."""
 
     def takes_part(self, case: Case) -> bool:
         """Whether it can do this."""
-        fits = self.checks if case.checked else self.iterates or not case.by_iteration
+        fits = self.iterates or not case.by_iteration
         return fits and case.verb in self.acts and not (self.small_only and case.is_large)
 
 
@@ -271,10 +269,10 @@ def _receive(connection: socket.socket, view: memoryview) -> int:
 
 CLIENTS = {
     "raw": Client("botocore", "raw socket, one connection", {"get": _raw_socket}, trusts=False),
-    "read": Client("s3dlio", "s3dlio, drop-in", _swapped(_DROP_IN), iterates=True, checks=True),
-    "unchecked": Client(
-        "s3dlio", "s3dlio, drop-in, checksums off", {"get": partial(_iterate_unchecked, _DROP_IN)}, checks=True
+    "read": Client(
+        "s3dlio", "s3dlio, drop-in", {**_swapped(_DROP_IN), "check": partial(_iterate, _DROP_IN)}, iterates=True
     ),
+    "unchecked": Client("s3dlio", "s3dlio, drop-in, checksums off", {"check": partial(_iterate_unchecked, _DROP_IN)}),
     "pooled": Client("s3dlio", "s3dlio on Trio, into pooled buffers", {"get": _pooled, "list": _list_trio}),
     "many": Client("s3dlio", "s3dlio on Trio, get_many", {"get": _get_many}, small_only=True),
     "s3torchconnector": Client(

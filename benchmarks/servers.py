@@ -130,7 +130,7 @@ def _nginx(program: str, folder: Path, cases: Sequence[Case]) -> Iterator[Server
     authority, settings = home / "authority.pem", home / "nginx.conf"
     _certify(authority, home)
     places = {"home": home, "folder": folder, "host": HOST, "port": port, "tls_port": tls_port}
-    places["checksums"] = "\n".join(_told(folder, case) for case in cases if case.checked)
+    places["checksums"] = "\n".join(_told(folder, case) for case in cases if case.verb == "check")
     settings.write_text(_NGINX.format(user=_user(), workers=max(1, (os.cpu_count() or 1) // 2), **places))
     encrypted = without_signatures(f"https://{HOST}:{tls_port}") | {"AWS_CA_BUNDLE": str(authority)}
     with running([program, "-p", str(home), "-c", str(settings)], port, home / "log"):
