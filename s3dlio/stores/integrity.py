@@ -79,11 +79,13 @@ class Digester:
         self, told: StoredChecksum | None, data: memoryview, computed: StoredChecksum | None = None
     ) -> bool:
         """Whether `data` has the checksum that is `told` of it, if one is. One may have been `computed` of it."""
-        if told is None:
-            return True
-        if computed is not None and computed.algorithm == told.algorithm:
-            return computed.value == told.value
-        return await self(partial(checksum_of, told.algorithm), data) == told.value
+        return told is None or await self.value(told.algorithm, data, computed) == told.value
+
+    async def value(self, algorithm: str, data: memoryview, computed: StoredChecksum | None) -> int:
+        """The checksum of `data`: the one that was `computed` of it, if that is by this `algorithm`."""
+        if computed is not None and computed.algorithm == algorithm:
+            return computed.value
+        return await self(partial(checksum_of, algorithm), data)
 
 
 def _is_compiled() -> bool:
@@ -154,13 +156,8 @@ class Landed:
             await self.look()
             stored = None if self._seen is None else self._seen.checksum
         if stored is not None:
-            self._sums[result.start] = await self._sum(stored.algorithm, result.computed, view)
-
-    async def _sum(self, algorithm: str, computed: StoredChecksum | None, view: memoryview) -> Checksum:
-        if computed is not None and computed.algorithm == algorithm:
-            return Checksum.known(algorithm, computed.value, len(view))
-        assert self._digest is not None
-        return await self._digest(partial(Checksum, algorithm), view)
+            value = await self._digest.value(stored.algorithm, view, result.computed)
+            self._sums[result.start] = Checksum.known(stored.algorithm, value, len(view))
 
     def check_version(self) -> None:
         """Errors: `ObjectChangedError` where the pieces are of two versions."""
