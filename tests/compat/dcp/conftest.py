@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from s3dlio.model import BoundedRange, GetOptions, GetResult, Sink
 from s3dlio.stores.s3.store import S3Store
@@ -57,3 +60,11 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
 def path(s3_environment: SeaweedFS, bucket: str) -> str:
     """Where a checkpoint may go."""
     return f"s3://{bucket}/checkpoints/step 1"
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one rank."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=HashStore())
+    yield
+    dist.destroy_process_group()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 from torch.distributed.checkpoint._extension import ZStandard
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import (
@@ -375,14 +372,6 @@ def test_no_save_waits_for_the_disks_of_the_whole_machine(
 
 
 # In the background, and ranks that save without each other
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of one rank."""
-    dist.init_process_group("gloo", rank=0, world_size=1, store=HashStore())
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("alone")
